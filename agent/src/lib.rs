@@ -1,0 +1,1 @@
+//! The Vouchsafe node agent: attests processes, serves the SPIFFE Workload API.

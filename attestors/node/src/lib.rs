@@ -1,0 +1,1 @@
+//! Node attestors: prover and verifier side by side.

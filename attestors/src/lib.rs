@@ -1,0 +1,1 @@
+//! Attestor traits, evidence and selector vocabulary.

@@ -1,0 +1,1 @@
+//! Workload attestors: unix, process.

@@ -1,0 +1,1 @@
+//! Audit records: what happened, who asked, why.

@@ -1,0 +1,1 @@
+//! SPIFFE values: ids, selectors, bundles, SVID templates, signing, verifying.

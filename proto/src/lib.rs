@@ -1,0 +1,1 @@
+//! Generated gRPC types: SPIFFE Workload API, SPIRE's APIs, Vouchsafe's own.

@@ -1,0 +1,1 @@
+//! What both daemons share: clock, tasks, readiness, config, telemetry, keys, TLS, unix sockets.

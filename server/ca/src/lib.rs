@@ -1,0 +1,1 @@
+//! The certificate authority: issuing and the life cycle of its keys.

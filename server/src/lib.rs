@@ -1,0 +1,1 @@
+//! The Vouchsafe server: certificate authority, registry, audit over gRPC.
