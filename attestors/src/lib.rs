@@ -1,1 +1,11 @@
 //! Attestor traits, evidence and selector vocabulary.
+//!
+//! The attestors themselves stand in `attestors/node` and `attestors/workload`.
+
+pub mod evidence;
+pub mod node;
+pub mod workload;
+
+pub use evidence::{Evidence, Finding, Trust, Withheld};
+pub use node::{Attested, Challenger, NodeAttestError, NodeProver, NodeVerifier};
+pub use workload::{Process, Reach, WorkloadAttestError, WorkloadAttestor};

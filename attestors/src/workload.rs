@@ -1,0 +1,86 @@
+//! Workload attestors: what can be said of a process on this host.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use std::os::fd::OwnedFd;
+
+use crate::Evidence;
+
+/// How much of a process may be measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reach {
+    /// Everything.
+    Full,
+    /// Only uid, gid and container: its PID namespace belongs to a user namespace other than the
+    /// agent's, where another process can be named as the sender of bytes.
+    NamespaceOnly {
+        /// Told to operators by `explain`.
+        reason: String,
+    },
+}
+
+/// A process that is held by its pidfd while it is measured.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// Refers to this very process, never to a later one with the same number.
+    pub pidfd: Arc<OwnedFd>,
+    /// Its number in the agent's PID namespace.
+    pub pid: i32,
+    /// Effective user id, as the kernel gave it with the bytes that were received.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// What may be measured.
+    pub reach: Reach,
+}
+
+/// Why a process could not be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkloadAttestError {
+    /// It ended while it was being measured.
+    #[error("process {pid} has ended")]
+    Gone {
+        /// The process's number.
+        pid: i32,
+    },
+    /// Something about it cannot be read.
+    #[error("cannot read {what} of process {pid}")]
+    Unreadable {
+        /// What was read.
+        what: &'static str,
+        /// The process's number.
+        pid: i32,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A limit was passed, such as the size of an executable to hash.
+    #[error("{what} of process {pid} is over the limit of {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// The process's number.
+        pid: i32,
+        /// The limit with its unit.
+        limit: String,
+    },
+}
+
+/// Finds selectors of one type for a process.
+///
+/// The caller holds the process by pidfd and checks before and after that it still lives; an
+/// attestor reads `/proc/<pid>` between those checks.
+#[async_trait]
+pub trait WorkloadAttestor: Send + Sync {
+    /// The selector type that it gives, such as `unix`.
+    fn name(&self) -> &'static str;
+
+    /// Measures the process.
+    ///
+    /// # Errors
+    /// [`WorkloadAttestError`]: then nothing of this attestor may be used, and the call is refused.
+    async fn attest(&self, process: &Process) -> Result<Evidence, WorkloadAttestError>;
+}

@@ -1,0 +1,117 @@
+//! The one clock, for dates in certificates and for timers.
+//!
+//! The test clock rides tokio's time: with `tokio::time::pause` months pass in milliseconds, and
+//! dates and timers can never disagree.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+/// A long sleep wakes at least this often to look at the clock again, so that a clock that jumps is noticed.
+const LONGEST_NAP: Duration = Duration::from_secs(30);
+
+/// Tells the time and sleeps by it. Cheap to clone.
+#[derive(Clone)]
+pub struct Clock(Arc<Source>);
+
+enum Source {
+    System,
+    Manual {
+        start: OffsetDateTime,
+        base: Instant,
+        skew_millis: AtomicI64,
+    },
+}
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Self {
+        Self(Arc::new(Source::System))
+    }
+
+    /// A clock that shows `start` now and moves with tokio's (paused or running) time.
+    ///
+    /// Must be made inside a tokio runtime.
+    pub fn manual(start: OffsetDateTime) -> Self {
+        Self(Arc::new(Source::Manual {
+            start,
+            base: Instant::now(),
+            skew_millis: AtomicI64::new(0),
+        }))
+    }
+
+    /// The date and time, UTC.
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the system")]
+    pub fn now(&self) -> OffsetDateTime {
+        match self.0.as_ref() {
+            Source::System => OffsetDateTime::now_utc(),
+            Source::Manual {
+                start,
+                base,
+                skew_millis,
+            } => *start + base.elapsed() + time::Duration::milliseconds(skew_millis.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Makes a manual clock jump, as a corrected system clock does; the system's clock is left alone.
+    pub fn jump(&self, by: time::Duration) {
+        if let Source::Manual { skew_millis, .. } = self.0.as_ref() {
+            let millis = i64::try_from(by.whole_milliseconds()).unwrap_or(i64::MAX);
+            skew_millis.fetch_add(millis, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits for a span of time.
+    pub async fn sleep(&self, span: Duration) {
+        tokio::time::sleep(span).await;
+    }
+
+    /// Waits until the clock shows `due`; returns at once if it does already.
+    pub async fn sleep_until(&self, due: OffsetDateTime) {
+        loop {
+            let left = due - self.now();
+            let Ok(left) = Duration::try_from(left) else {
+                return;
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LONGEST_NAP)).await;
+        }
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clock({})", self.now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_month_passes_in_an_instant() {
+        let start = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+        let clock = Clock::manual(start);
+        let due = start + time::Duration::days(30);
+        clock.sleep_until(due).await;
+        assert!(clock.now() >= due);
+        assert!(clock.now() < due + time::Duration::seconds(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_jump_forward_wakes_a_sleeper_within_a_nap() {
+        let start = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+        let clock = Clock::manual(start);
+        let begun = Instant::now();
+        clock.jump(time::Duration::days(1));
+        clock.sleep_until(start + time::Duration::hours(1)).await;
+        assert!(begun.elapsed() <= LONGEST_NAP);
+    }
+}

@@ -1,0 +1,37 @@
+//! What can go wrong in a store, whichever adapter it is.
+
+/// Why the store could not read or write.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process holds the data directory.
+    #[error("`{path}` is held by another process: stop it, or choose another data_dir")]
+    Locked {
+        /// The directory.
+        path: String,
+    },
+    /// The data was written by a newer release.
+    #[error(
+        "`{what}` was written in version {found}, this release reads up to {known}: use the newer release"
+    )]
+    Newer {
+        /// Which value or store.
+        what: String,
+        /// Its version.
+        found: u32,
+        /// The newest version that this release reads.
+        known: u32,
+    },
+    /// The data cannot be read back.
+    #[error("stored data is damaged: {0}")]
+    Corrupt(String),
+    /// There is no room left.
+    #[error("no space is left for the store: {0}")]
+    Full(String),
+    /// The operating system refused a read or a write.
+    #[error("store failed: {0}")]
+    Io(String),
+    /// The store has been shut down, or a failed write closed it for writing.
+    #[error("the store takes no writes: {0}")]
+    Closed(String),
+}
