@@ -1,1 +1,21 @@
-//! End-to-end tests: real daemons, real clients.
+//! End-to-end tests: real daemons, real clients. What the test binaries under `suites/` share stands here:
+//! what a test needs from its surroundings, and the programs under `clients/` that speak to our sockets
+//! with libraries that we did not write.
+
+pub mod clients;
+pub mod needs;
+
+use std::path::{Path, PathBuf};
+
+/// The top of the repository.
+#[must_use]
+pub fn repository() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// Where `make deps` puts what it installs.
+#[must_use]
+pub fn dependencies() -> PathBuf {
+    repository().join(".deps")
+}

@@ -1,0 +1,30 @@
+# The commands of this project. `make help` lists them.
+# Everything that is installed for tests and the demo goes to .deps/, which git ignores.
+
+.PHONY: help deps build test check demo clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+deps: ## install what tests and the demo need, or say what is missing
+	@tools/deps all
+
+build: ## build the three binaries
+	cargo build --workspace --bins
+
+test: deps ## run every test that can run on this machine
+	@tools/test
+
+check: ## formatting, lints, documentation, the rules of the repository
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	cargo test -p vouchsafe-tests --test tidy
+
+demo: ## three real agent processes get identities and talk mTLS
+	@tools/deps demo
+	@demo/run
+
+clean: ## remove what was built and installed here
+	rm -rf .deps demo/.run
+	cargo clean
