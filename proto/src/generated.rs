@@ -2,6 +2,7 @@
 #![expect(
     missing_docs,
     clippy::allow_attributes,
+    clippy::too_many_lines,
     reason = "the code in these modules is generated"
 )]
 
