@@ -51,6 +51,8 @@ pub struct JournalKey {
     pub server_id: String,
     /// What it signs.
     pub purpose: KeyPurpose,
+    /// The key's algorithm; several may live side by side for one purpose.
+    pub algorithm: KeyAlgorithm,
     /// `a` or `b`.
     pub slot: char,
 }
@@ -60,8 +62,6 @@ pub struct JournalKey {
 pub struct JournalRow {
     /// Which slot.
     pub key: JournalKey,
-    /// The key's algorithm.
-    pub algorithm: KeyAlgorithm,
     /// Its state.
     pub state: SlotState,
     /// The key's id in the key manager.
