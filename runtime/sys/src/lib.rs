@@ -1,1 +1,22 @@
-//! The one module with unsafe code: pidfds, credentials of received bytes, namespace look-ups.
+//! What the kernel says about other processes: pidfds, the sender of received bytes, namespaces,
+//! process events. The only package with unsafe code, all of it in `raw`; everything public is safe.
+//! It must not decide anything: who may do what is for its callers.
+
+mod error;
+mod namespace;
+mod pidfd;
+pub mod proc_events;
+mod process;
+mod raw;
+mod socket;
+
+pub use error::SysError;
+pub use namespace::{NamespaceId, user_namespace_of};
+pub use pidfd::{PidFd, PidInfo, ProcessIdentity};
+pub use process::{AtRandom, at_random, start_time};
+pub use socket::{
+    Credentials, Received, pass_credentials, pass_pidfd, peer_credentials, peer_pidfd, receive_with_sender,
+};
+
+#[cfg(test)]
+mod tests;

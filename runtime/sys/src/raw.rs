@@ -1,0 +1,164 @@
+//! The fenced module: every unsafe block of the workspace, each a thin wrapper of one system call
+//! that neither the standard library nor nix offers.
+#![expect(
+    unsafe_code,
+    reason = "system calls that std and nix do not wrap: pidfd_open, PIDFD_GET_INFO, NS_GET_USERNS, SCM_PIDFD, NETLINK_CONNECTOR"
+)]
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
+
+/// `SCM_PIDFD`: control message type of a sender's pidfd (Linux 6.5).
+const SCM_PIDFD: libc::c_int = 4;
+
+/// Most descriptors that one message can carry (the kernel's `SCM_MAX_FD`).
+const SCM_MAX_FD: usize = 253;
+
+/// Room for the sender's credentials, its pidfd and as many descriptors as a message can carry.
+const CONTROL_BYTES: usize = 64 + 64 + SCM_MAX_FD * size_of::<RawFd>();
+
+sockopt_impl!(
+    /// Each received message comes with a pidfd of its sender.
+    PassPidfd,
+    Both,
+    libc::SOL_SOCKET,
+    libc::SO_PASSPIDFD,
+    bool
+);
+
+/// What one `recvmsg` gave.
+#[derive(Debug)]
+pub(crate) struct RawReceived {
+    pub(crate) len: usize,
+    pub(crate) control_truncated: bool,
+    pub(crate) sender: Option<libc::ucred>,
+    pub(crate) pidfd: Option<OwnedFd>,
+}
+
+/// A control buffer aligned as the kernel's message headers are.
+#[repr(C)]
+union Control {
+    _align: libc::cmsghdr,
+    bytes: [u8; CONTROL_BYTES],
+}
+
+fn owned(result: libc::c_long) -> Result<OwnedFd, Errno> {
+    let fd = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns or closes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+pub(crate) fn pidfd_open(pid: libc::pid_t) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0_u32) })
+}
+
+pub(crate) fn pidfd_info(fd: BorrowedFd<'_>) -> Result<libc::pidfd_info, Errno> {
+    // SAFETY: pidfd_info consists of integers, for which all-zero bytes are a value.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = u64::from(libc::PIDFD_INFO_PID | libc::PIDFD_INFO_CREDS | libc::PIDFD_INFO_CGROUPID);
+    // SAFETY: the request's number carries the size of pidfd_info, so the kernel writes no further
+    // than `info`, which lives and is borrowed by nobody else during the call.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    Errno::result(result).map(|_| info)
+}
+
+pub(crate) fn ns_get_userns(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor.
+    owned(libc::c_long::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), libc::NS_GET_USERNS)
+    }))
+}
+
+pub(crate) fn connector_socket() -> Result<OwnedFd, Errno> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket takes three integers and touches no memory of ours.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_CONNECTOR) };
+    owned(libc::c_long::from(fd))
+}
+
+/// One non-blocking `recvmsg` with the sender's credentials and pidfd. Descriptors that the peer
+/// passed along are closed.
+pub(crate) fn receive(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<RawReceived> {
+    let mut control = Control {
+        bytes: [0; CONTROL_BYTES],
+    };
+    let mut part = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
+    // SAFETY: msghdr consists of integers and pointers, for which all-zero bytes are a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = CONTROL_BYTES;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    let len = loop {
+        // SAFETY: `message` points to `part` and `control`, which outlive the call, with their true
+        // lengths; `part` covers `buf`, which we hold exclusively.
+        match Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) }) {
+            Ok(len) => break usize::try_from(len).unwrap_or(0),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    };
+    let mut received = RawReceived {
+        len,
+        control_truncated: message.msg_flags & libc::MSG_CTRUNC != 0,
+        sender: None,
+        pidfd: None,
+    };
+    // SAFETY: the kernel has filled `message` and set msg_controllen to what it wrote, so the
+    // headers that CMSG_FIRSTHDR and CMSG_NXTHDR find lie within `control`, and each says how many
+    // bytes follow it. Descriptors in them were made for us by this call: each is owned once.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            take_control(&mut received, &*header, libc::CMSG_DATA(header));
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Ok(received)
+}
+
+/// Takes one control message into `received`; closes descriptors that were passed along.
+///
+/// # Safety
+/// `data` must point to the bytes that `header` announces, and descriptors among them must be owned
+/// by nobody else.
+unsafe fn take_control(received: &mut RawReceived, header: &libc::cmsghdr, data: *const u8) {
+    // SAFETY: CMSG_LEN only computes.
+    let head = unsafe { libc::CMSG_LEN(0) } as usize;
+    let len = header.cmsg_len.saturating_sub(head);
+    if header.cmsg_level != libc::SOL_SOCKET {
+        return;
+    }
+    match header.cmsg_type {
+        libc::SCM_CREDENTIALS if len >= size_of::<libc::ucred>() => {
+            // SAFETY: at least a ucred's bytes stand at `data`; ucred consists of integers.
+            received.sender = Some(unsafe { ptr::read_unaligned(data.cast()) });
+        }
+        SCM_PIDFD | libc::SCM_RIGHTS => {
+            for index in 0..len / size_of::<RawFd>() {
+                // SAFETY: `index` stays within the `len` bytes at `data`.
+                let fd: RawFd = unsafe { ptr::read_unaligned(data.cast::<RawFd>().add(index)) };
+                // A negative value stands where the kernel could make no pidfd.
+                if fd < 0 {
+                    continue;
+                }
+                // SAFETY: received just now and for us; owned here and nowhere else.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                if header.cmsg_type == SCM_PIDFD {
+                    received.pidfd = Some(fd);
+                }
+            }
+        }
+        _ => {}
+    }
+}
