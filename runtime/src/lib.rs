@@ -1,9 +1,19 @@
 //! What both daemons share: clock, tasks, readiness, config, telemetry, keys, TLS, unix sockets.
 
 pub mod clock;
+pub mod config;
+pub mod exit;
 pub mod keys;
+pub mod notify;
+pub mod readiness;
+pub mod run;
+pub mod signals;
 pub mod tasks;
+pub mod telemetry;
 
 pub use clock::Clock;
+pub use config::{ByteSize, ConfigError, Span};
+pub use exit::ExitCode;
 pub use keys::{KeyError, KeyManager};
+pub use readiness::{Readiness, ReadyGuard};
 pub use tasks::{TaskFailed, TaskFailures, TaskGroup};
