@@ -2,13 +2,14 @@
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use vouchsafe_identity::{SpiffeId, TrustDomain};
 
 use crate::{EntryId, Revision, StoreError};
 
 /// What changed. A reader fetches the present value itself; a kind that it does not know it skips.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "Stored", into = "Stored")]
 #[non_exhaustive]
 pub enum ChangeKind {
     /// An entry was made, updated or deleted.
@@ -18,8 +19,43 @@ pub enum ChangeKind {
     /// A bundle changed.
     Bundle(TrustDomain),
     /// Written by a newer release; skip it.
-    #[serde(other)]
     Unknown,
+}
+
+/// A [`ChangeKind`] as it is stored: whatever stands beside a kind that we do not know is left alone.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    kind: String,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    id: Value,
+}
+
+impl From<ChangeKind> for Stored {
+    fn from(change: ChangeKind) -> Self {
+        let (kind, id) = match change {
+            ChangeKind::Entry(id) => ("entry", Value::String(id.into())),
+            ChangeKind::Node(id) => ("node", Value::String(id.into())),
+            ChangeKind::Bundle(trust_domain) => ("bundle", Value::String(trust_domain.into())),
+            ChangeKind::Unknown => ("unknown", Value::Null),
+        };
+        Self {
+            kind: kind.to_owned(),
+            id,
+        }
+    }
+}
+
+impl TryFrom<Stored> for ChangeKind {
+    type Error = serde_json::Error;
+
+    fn try_from(stored: Stored) -> Result<Self, Self::Error> {
+        Ok(match stored.kind.as_str() {
+            "entry" => Self::Entry(serde_json::from_value(stored.id)?),
+            "node" => Self::Node(serde_json::from_value(stored.id)?),
+            "bundle" => Self::Bundle(serde_json::from_value(stored.id)?),
+            _ => Self::Unknown,
+        })
+    }
 }
 
 /// One change in its place.
@@ -36,6 +72,7 @@ pub struct Change {
 pub trait ChangeReader: Send + Sync {
     /// Changes of revisions after `after`, whole revisions only, oldest first, until at least `limit` are gathered.
     ///
-    /// `None` means that the log has been pruned past `after`: read everything anew.
+    /// `None` means that the log has been pruned past `after`, or that `after` lies ahead of the log (an
+    /// older copy of the store was put back): read everything anew.
     async fn changes(&self, after: Revision, limit: usize) -> Result<Option<Vec<Change>>, StoreError>;
 }

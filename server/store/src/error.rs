@@ -22,6 +22,9 @@ pub enum StoreError {
         /// The newest version that this release reads.
         known: u32,
     },
+    /// What was to be written has no form in which it can be; nothing was written.
+    #[error("cannot be stored: {0}")]
+    Unstorable(String),
     /// The data cannot be read back.
     #[error("stored data is damaged: {0}")]
     Corrupt(String),

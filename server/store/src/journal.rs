@@ -84,6 +84,6 @@ pub struct JournalRow {
 /// Reads the key journal.
 #[async_trait]
 pub trait JournalReader: Send + Sync {
-    /// All rows of one server, in order of purpose and slot.
+    /// All rows of one server, in order of purpose, algorithm and slot.
     async fn journal(&self, server_id: &str) -> Result<Vec<Versioned<JournalRow>>, StoreError>;
 }

@@ -7,10 +7,13 @@
 pub mod audit;
 pub mod bundle;
 pub mod change;
+mod codec;
 pub mod commit;
 pub mod entry;
 pub mod error;
 pub mod journal;
+pub mod kv;
+pub mod memory;
 pub mod node;
 pub mod token;
 
@@ -26,6 +29,7 @@ pub use commit::{Commit, CommitError, Expect, Key, Mutation, Record};
 pub use entry::{Entry, EntryId, EntryReader};
 pub use error::StoreError;
 pub use journal::{JournalKey, JournalReader, JournalRow, KeyPurpose, SlotState};
+pub use memory::MemoryStore;
 pub use node::{Node, NodeReader};
 pub use token::{JoinToken, TokenHash, TokenReader};
 

@@ -1,0 +1,236 @@
+//! How values and keys are stored, the same in every key-value adapter.
+//!
+//! A value is one version byte of its kind, its revision (8 bytes, big-endian) and JSON. A kind whose
+//! meaning changes gets a new version, and [`FORMAT`] grows with it; a reader refuses what is newer.
+//! A key is one byte for the kind and then its name, so that the order of keys is that of names.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use vouchsafe_audit::RecordError;
+use vouchsafe_identity::{SpiffeId, TrustDomain};
+
+use crate::{EntryId, JournalKey, Key, Revision, StoreError, TokenHash, Versioned};
+
+/// Version of the whole store: grows when any kind of value gets a new version.
+pub(crate) const FORMAT: u32 = 1;
+const HEADER_BYTES: usize = 9;
+
+/// Kinds of stored values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// What the store says about itself.
+    Meta,
+    /// A registration entry.
+    Entry,
+    /// Which entry has a shape.
+    Shape,
+    /// A node.
+    Node,
+    /// A join token.
+    Token,
+    /// A bundle.
+    Bundle,
+    /// A slot of the key journal.
+    Journal,
+    /// The changes of one revision.
+    Changes,
+    /// An audit record.
+    Audit,
+}
+
+impl Kind {
+    /// First byte of the keys of this kind.
+    const fn prefix(self) -> u8 {
+        match self {
+            Self::Meta => b'm',
+            Self::Entry => b'e',
+            Self::Shape => b's',
+            Self::Node => b'n',
+            Self::Token => b't',
+            Self::Bundle => b'b',
+            Self::Journal => b'j',
+            Self::Changes => b'c',
+            Self::Audit => b'a',
+        }
+    }
+
+    /// Version in which this release writes the kind.
+    const fn version(self) -> u8 {
+        1
+    }
+
+    /// The name in errors.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "store",
+            Self::Entry => "entry",
+            Self::Shape => "entry shape",
+            Self::Node => "agent",
+            Self::Token => "join token",
+            Self::Bundle => "bundle",
+            Self::Journal => "key slot",
+            Self::Changes => "change",
+            Self::Audit => "audit record",
+        }
+    }
+
+    /// The key of one value of this kind.
+    pub(crate) fn key(self, name: &[u8]) -> Vec<u8> {
+        let mut key = Vec::with_capacity(1 + name.len());
+        key.push(self.prefix());
+        key.extend_from_slice(name);
+        key
+    }
+
+    /// The first key after all keys of this kind.
+    pub(crate) fn end(self) -> Vec<u8> {
+        vec![self.prefix() + 1]
+    }
+}
+
+/// What the store says about itself; written once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    /// [`FORMAT`] when it was written.
+    pub(crate) format: u32,
+    /// The server that the store belongs to.
+    pub(crate) server_id: String,
+}
+
+/// Where the counters stand; written with every group of commits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    /// The latest revision.
+    pub(crate) revision: Revision,
+    /// `seq` of the last audit record.
+    pub(crate) audit_seq: u64,
+    /// The change log has been pruned up to this revision.
+    pub(crate) changes_floor: Revision,
+    /// How many revisions the change log holds.
+    pub(crate) change_rows: u64,
+}
+
+/// Key of [`Meta`].
+pub(crate) fn meta_key() -> Vec<u8> {
+    Kind::Meta.key(b"store")
+}
+
+/// Key of [`Head`].
+pub(crate) fn head_key() -> Vec<u8> {
+    Kind::Meta.key(b"head")
+}
+
+/// Kind and key of what a [`Key`] names.
+pub(crate) fn place(key: &Key) -> (Kind, Vec<u8>) {
+    match key {
+        Key::Entry(id) => (Kind::Entry, entry_key(id)),
+        Key::EntryShape(shape) => (Kind::Shape, shape_key(shape)),
+        Key::Node(id) => (Kind::Node, node_key(id)),
+        Key::Token(hash) => (Kind::Token, token_key(hash)),
+        Key::Bundle(trust_domain) => (Kind::Bundle, bundle_key(trust_domain)),
+        Key::Journal(key) => (Kind::Journal, journal_key(key)),
+    }
+}
+
+/// Key of an entry.
+pub(crate) fn entry_key(id: &EntryId) -> Vec<u8> {
+    Kind::Entry.key(id.as_str().as_bytes())
+}
+
+/// Key of the place of a shape: its SHA-256, since shapes have no limit of length.
+pub(crate) fn shape_key(shape: &str) -> Vec<u8> {
+    Kind::Shape.key(digest(&SHA256, shape.as_bytes()).as_ref())
+}
+
+/// Key of a node.
+pub(crate) fn node_key(id: &SpiffeId) -> Vec<u8> {
+    Kind::Node.key(id.as_str().as_bytes())
+}
+
+/// Key of a join token.
+pub(crate) fn token_key(hash: &TokenHash) -> Vec<u8> {
+    Kind::Token.key(hash.0.as_bytes())
+}
+
+/// Key of a bundle.
+pub(crate) fn bundle_key(trust_domain: &TrustDomain) -> Vec<u8> {
+    Kind::Bundle.key(trust_domain.name().as_bytes())
+}
+
+/// What the keys of one server's journal begin with; the length keeps `a` apart from `ab`.
+pub(crate) fn journal_prefix(server_id: &str) -> Vec<u8> {
+    let mut name = (server_id.len() as u64).to_be_bytes().to_vec();
+    name.extend_from_slice(server_id.as_bytes());
+    Kind::Journal.key(&name)
+}
+
+fn journal_key(key: &JournalKey) -> Vec<u8> {
+    let mut bytes = journal_prefix(&key.server_id);
+    let rest = format!("{}/{}/{}", key.purpose.name(), key.algorithm, key.slot);
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
+}
+
+/// Key of a numbered value: the changes of a revision, an audit record.
+pub(crate) fn numbered_key(kind: Kind, number: u64) -> Vec<u8> {
+    kind.key(&number.to_be_bytes())
+}
+
+/// A value as it is stored.
+pub(crate) fn encode<T: Serialize>(kind: Kind, revision: Revision, value: &T) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::with_capacity(512);
+    bytes.push(kind.version());
+    bytes.extend_from_slice(&revision.0.to_be_bytes());
+    serde_json::to_writer(&mut bytes, value)
+        .map_err(|e| StoreError::Unstorable(format!("{}: {e}", kind.name())))?;
+    Ok(bytes)
+}
+
+/// The revision and the JSON of a stored value.
+fn split(kind: Kind, bytes: &[u8]) -> Result<(Revision, &[u8]), StoreError> {
+    let damaged = || StoreError::Corrupt(format!("{} is cut short", kind.name()));
+    let (&version, _) = bytes.split_first().ok_or_else(damaged)?;
+    if version > kind.version() {
+        return Err(StoreError::Newer {
+            what: kind.name().to_owned(),
+            found: version.into(),
+            known: kind.version().into(),
+        });
+    }
+    let (header, body) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or_else(damaged)?;
+    let [_, revision @ ..] = *header;
+    Ok((Revision(u64::from_be_bytes(revision)), body))
+}
+
+/// The revision of a stored value, without reading the value itself.
+pub(crate) fn revision_of(kind: Kind, bytes: &[u8]) -> Result<Revision, StoreError> {
+    split(kind, bytes).map(|(revision, _)| revision)
+}
+
+/// Reads a stored value.
+pub(crate) fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<Versioned<T>, StoreError> {
+    let (revision, body) = split(kind, bytes)?;
+    let value = serde_json::from_slice(body)
+        .map_err(|e| StoreError::Corrupt(format!("{} of revision {}: {e}", kind.name(), revision.0)))?;
+    Ok(Versioned { value, revision })
+}
+
+/// Reads a stored audit record, whose schema has a version of its own.
+pub(crate) fn decode_audit(bytes: &[u8]) -> Result<vouchsafe_audit::Record, StoreError> {
+    let (revision, body) = split(Kind::Audit, bytes)?;
+    let damaged =
+        |why: String| StoreError::Corrupt(format!("audit record of revision {}: {why}", revision.0));
+    let line = std::str::from_utf8(body).map_err(|e| damaged(e.to_string()))?;
+    vouchsafe_audit::Record::from_line(line).map_err(|e| match e {
+        RecordError::Newer { found } => StoreError::Newer {
+            what: Kind::Audit.name().to_owned(),
+            found,
+            known: vouchsafe_audit::SCHEMA_VERSION,
+        },
+        other => damaged(other.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests;

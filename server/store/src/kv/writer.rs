@@ -1,0 +1,266 @@
+//! The one writer: checks expectations, counts revisions and audit records, keeps shapes unique.
+
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use vouchsafe_audit::{Record as AuditRecord, SCHEMA_VERSION};
+
+use super::{Kv, Rows};
+use crate::codec::{self, Head, Kind};
+use crate::{Commit, CommitError, Entry, EntryId, Expect, Key, Mutation, Record, Revision, StoreError};
+
+/// Most revisions that one group prunes from the change log, so that no commit waits long for it.
+const MAX_PRUNED: u64 = 256;
+
+/// The writer's own state.
+#[derive(Debug)]
+pub(super) struct Writer {
+    log_id: String,
+    keep_changes: u64,
+    durable: Head,
+    /// Why nothing is written any more.
+    closed: Option<String>,
+}
+
+impl Writer {
+    pub(super) fn new(server_id: &str, head: Head, keep_changes: u64) -> Self {
+        Self {
+            log_id: format!("{server_id}.audit"),
+            keep_changes,
+            durable: head,
+            closed: None,
+        }
+    }
+
+    /// Where the counters stand, durable commits only.
+    pub(super) const fn durable(&self) -> Head {
+        self.durable
+    }
+
+    /// Makes those of `commits` durable that can be made, in order, and answers in order.
+    ///
+    /// `pruning` is told the new floor of the change log before anything below it goes. A failed
+    /// write closes the writer: what is in the map is no longer known to be what is on the disk.
+    pub(super) fn write<K: Kv>(
+        &mut self,
+        kv: &K,
+        commits: Vec<Commit>,
+        pruning: impl FnOnce(Revision),
+    ) -> Vec<Result<Revision, CommitError>> {
+        let count = commits.len();
+        let refuse = |error: StoreError| vec![Err(CommitError::Store(error)); count];
+        if let Some(why) = &self.closed {
+            return refuse(StoreError::Closed(why.clone()));
+        }
+        if let Err(full) = kv.check_room() {
+            return refuse(full);
+        }
+        let work = AssertUnwindSafe(|| self.write_group(kv, commits, pruning));
+        match catch_unwind(work) {
+            Ok(Ok((results, head))) => {
+                self.durable = head;
+                results
+            }
+            Ok(Err((results, error))) => {
+                self.close(&error);
+                let failed = |result: Result<_, _>| result.and(Err(CommitError::Store(error.clone())));
+                results.into_iter().map(failed).collect()
+            }
+            Err(_panic) => {
+                let error = StoreError::Corrupt("the writer panicked".to_owned());
+                self.close(&error);
+                refuse(error)
+            }
+        }
+    }
+
+    fn close(&mut self, error: &StoreError) {
+        tracing::error!(%error, "a write failed: the store takes no writes until the server is started again");
+        self.closed = Some(format!("{error}; mend the cause and start the server again"));
+    }
+
+    #[expect(clippy::type_complexity, reason = "the answers come with either outcome")]
+    fn write_group<K: Kv>(
+        &self,
+        kv: &K,
+        commits: Vec<Commit>,
+        pruning: impl FnOnce(Revision),
+    ) -> Result<(Vec<Result<Revision, CommitError>>, Head), (Vec<Result<Revision, CommitError>>, StoreError)>
+    {
+        let mut group = Group {
+            kv,
+            log_id: &self.log_id,
+            head: self.durable,
+            rows: Rows::new(),
+        };
+        let results: Vec<_> = commits.into_iter().map(|commit| group.stage(commit)).collect();
+        if group.head == self.durable {
+            return Ok((results, group.head));
+        }
+        let written = group.finish(self.keep_changes).and_then(|(rows, head)| {
+            pruning(head.changes_floor);
+            kv.apply(rows)?;
+            kv.sync()?;
+            Ok(head)
+        });
+        match written {
+            Ok(head) => Ok((results, head)),
+            Err(error) => Err((results, error)),
+        }
+    }
+}
+
+/// Commits that will become durable together.
+struct Group<'a, K> {
+    kv: &'a K,
+    log_id: &'a str,
+    head: Head,
+    rows: Rows,
+}
+
+impl<K: Kv> Group<'_, K> {
+    /// Adds a commit to the group, or leaves the group as it was.
+    fn stage(&mut self, commit: Commit) -> Result<Revision, CommitError> {
+        let mut staged = Staged {
+            group: self,
+            head: self.head,
+            rows: Rows::new(),
+        };
+        staged.check(&commit.expect)?;
+        staged.head.revision.0 += 1;
+        for mutation in commit.mutations {
+            match mutation {
+                Mutation::Put(record) => staged.put(&record)?,
+                Mutation::Delete(key) => staged.delete(&key)?,
+            }
+        }
+        if !commit.changes.is_empty() {
+            let key = codec::numbered_key(Kind::Changes, staged.head.revision.0);
+            staged.set(Kind::Changes, key, &commit.changes)?;
+            staged.head.change_rows += 1;
+        }
+        for draft in commit.audit {
+            staged.head.audit_seq += 1;
+            let record = AuditRecord {
+                schema: SCHEMA_VERSION,
+                log_id: staged.group.log_id.to_owned(),
+                seq: staged.head.audit_seq,
+                draft,
+            };
+            let key = codec::numbered_key(Kind::Audit, record.seq);
+            staged.set(Kind::Audit, key, &record)?;
+        }
+        let Staged { head, rows, .. } = staged;
+        self.head = head;
+        self.rows.extend(rows);
+        Ok(head.revision)
+    }
+
+    /// All rows of the group, with what is pruned and the counters.
+    fn finish(mut self, keep_changes: u64) -> Result<(Rows, Head), StoreError> {
+        let excess = self.head.change_rows.saturating_sub(keep_changes);
+        let from = Bound::Included(codec::numbered_key(Kind::Changes, 0));
+        // Only what an earlier group wrote goes; the rest waits for the next group.
+        let limit = usize::try_from(excess.min(MAX_PRUNED)).unwrap_or(0);
+        for (key, row) in self.kv.range(from, Kind::Changes.end(), limit)? {
+            self.head.changes_floor = codec::revision_of(Kind::Changes, &row)?;
+            self.head.change_rows -= 1;
+            self.rows.insert(key, None);
+        }
+        let head = codec::encode(Kind::Meta, self.head.revision, &self.head)?;
+        self.rows.insert(codec::head_key(), Some(head));
+        Ok((self.rows, self.head))
+    }
+}
+
+/// One commit on top of its group.
+struct Staged<'g, 'a, K> {
+    group: &'g Group<'a, K>,
+    head: Head,
+    rows: Rows,
+}
+
+impl<K: Kv> Staged<'_, '_, K> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.rows.get(key).or_else(|| self.group.rows.get(key)) {
+            Some(row) => Ok(row.clone()),
+            None => self.group.kv.get(key),
+        }
+    }
+
+    fn set<T: serde::Serialize>(&mut self, kind: Kind, key: Vec<u8>, value: &T) -> Result<(), StoreError> {
+        let row = codec::encode(kind, self.head.revision, value)?;
+        self.rows.insert(key, Some(row));
+        Ok(())
+    }
+
+    fn check(&self, expectations: &[Expect]) -> Result<(), CommitError> {
+        for expect in expectations {
+            let (kind, key) = codec::place(expect.key());
+            let found = match self.get(&key)? {
+                Some(row) => Some(codec::revision_of(kind, &row)?),
+                None => None,
+            };
+            let wanted = match expect {
+                Expect::Absent(_) => None,
+                Expect::At(_, revision) => Some(*revision),
+            };
+            if found != wanted {
+                return Err(CommitError::Conflict(expect.key().clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, record: &Record) -> Result<(), CommitError> {
+        let (kind, key) = codec::place(&record.key());
+        match record {
+            Record::Entry(entry) => {
+                self.take_shape(entry, &key)?;
+                self.set(kind, key, entry)?;
+            }
+            Record::Node(node) => self.set(kind, key, node)?,
+            Record::Token(token) => self.set(kind, key, token)?,
+            Record::Bundle(bundle) => self.set(kind, key, bundle)?,
+            Record::Journal(row) => self.set(kind, key, row)?,
+        }
+        Ok(())
+    }
+
+    /// Takes the place of an entry's shape and frees the one that the entry had.
+    fn take_shape(&mut self, entry: &Entry, entry_key: &[u8]) -> Result<(), CommitError> {
+        let shape = entry.shape();
+        let shape_key = codec::shape_key(&shape);
+        if let Some(row) = self.get(&shape_key)? {
+            let holder: EntryId = codec::decode(Kind::Shape, &row)?.value;
+            if holder != entry.id {
+                return Err(CommitError::Conflict(Key::EntryShape(shape)));
+            }
+        }
+        self.free_shape(entry_key)?;
+        self.set(Kind::Shape, shape_key, &entry.id)?;
+        Ok(())
+    }
+
+    fn free_shape(&mut self, entry_key: &[u8]) -> Result<(), StoreError> {
+        if let Some(row) = self.get(entry_key)? {
+            let old: Entry = codec::decode(Kind::Entry, &row)?.value;
+            self.rows.insert(codec::shape_key(&old.shape()), None);
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &Key) -> Result<(), StoreError> {
+        let (kind, row_key) = codec::place(key);
+        match kind {
+            Kind::Shape => {
+                let why = "the place of an entry's shape goes with the entry: delete the entry";
+                return Err(StoreError::Unstorable(why.to_owned()));
+            }
+            Kind::Entry => self.free_shape(&row_key)?,
+            _ => {}
+        }
+        self.rows.insert(row_key, None);
+        Ok(())
+    }
+}
