@@ -1,9 +1,24 @@
 //! The audit log as the store keeps it: written with commits, read in order.
+//!
+//! A change's record goes in its own commit. Records of calls go through an [`AuditSink`], from which one
+//! [`AuditWriter`] commits them in batches; none is dropped silently: when they cannot be written the
+//! queue fills, and then the sink refuses, and so must the call.
+
+use std::fmt;
+use std::pin::pin;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use vouchsafe_audit::Record;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use vouchsafe_audit::{Draft, Record};
 
-use crate::StoreError;
+use crate::{Commit, CommitError, SharedStore, StoreError};
+
+/// Most records in one commit.
+const MAX_BATCH: usize = 256;
+/// How long the writer waits before it tries a batch again that the store did not take.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Reads the audit log.
 #[async_trait]
@@ -13,3 +28,187 @@ pub trait AuditReader: Send + Sync {
     /// `seq` of the last record; 0 while there is none.
     async fn audit_head(&self) -> Result<u64, StoreError>;
 }
+
+/// Limits of the queue before the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// Most records that wait to be written.
+    pub queue_records: usize,
+    /// How long a call waits for a place in a full queue.
+    pub longest_wait: Duration,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self {
+            queue_records: 4096,
+            longest_wait: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why a record is not in the log; the call that it is about must be refused.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// The queue stayed full: the store is too slow, or takes no writes.
+    #[error("the audit log takes no records: its queue was full for {0:?}")]
+    Busy(Duration),
+    /// The writer has ended.
+    #[error("the audit log is shut down")]
+    Closed,
+    /// The store did not take the record; it will be tried again.
+    #[error("the audit record could not be written")]
+    Store(#[source] StoreError),
+    /// At shutdown the store did not take the last records.
+    #[error("{count} audit records could not be written before the end")]
+    Lost {
+        /// How many at least.
+        count: usize,
+        /// Why.
+        source: StoreError,
+    },
+}
+
+struct Queued {
+    draft: Draft,
+    written: Option<oneshot::Sender<Result<(), AuditError>>>,
+}
+
+/// Where records of calls are handed in. Cheap to clone.
+#[derive(Clone)]
+pub struct AuditSink {
+    queue: mpsc::Sender<Queued>,
+    longest_wait: Duration,
+}
+
+impl AuditSink {
+    /// Returns when the record is queued; it is durable soon after.
+    ///
+    /// # Errors
+    /// [`AuditError::Busy`] when the queue stays full, [`AuditError::Closed`] when the writer has ended.
+    pub async fn record(&self, draft: Draft) -> Result<(), AuditError> {
+        self.queue(draft, None).await
+    }
+
+    /// Returns when the record is durable.
+    ///
+    /// # Errors
+    /// As [`AuditSink::record`], and [`AuditError::Store`] when the store did not take it at once.
+    pub async fn record_durable(&self, draft: Draft) -> Result<(), AuditError> {
+        let (tell, told) = oneshot::channel();
+        self.queue(draft, Some(tell)).await?;
+        told.await.unwrap_or(Err(AuditError::Closed))
+    }
+
+    async fn queue(
+        &self,
+        draft: Draft,
+        written: Option<oneshot::Sender<Result<(), AuditError>>>,
+    ) -> Result<(), AuditError> {
+        match timeout(self.longest_wait, self.queue.reserve()).await {
+            Ok(Ok(place)) => {
+                place.send(Queued { draft, written });
+                Ok(())
+            }
+            Ok(Err(_closed)) => Err(AuditError::Closed),
+            Err(_late) => Err(AuditError::Busy(self.longest_wait)),
+        }
+    }
+}
+
+impl fmt::Debug for AuditSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AuditSink({} places free)", self.queue.capacity())
+    }
+}
+
+/// Commits what comes in through the sinks.
+pub struct AuditWriter {
+    store: SharedStore,
+    queue: mpsc::Receiver<Queued>,
+}
+
+impl AuditWriter {
+    /// A writer to the store, and the sink before it.
+    pub fn new(store: SharedStore, config: &AuditConfig) -> (AuditSink, Self) {
+        let (sender, queue) = mpsc::channel(config.queue_records.max(1));
+        let sink = AuditSink {
+            queue: sender,
+            longest_wait: config.longest_wait,
+        };
+        (sink, Self { store, queue })
+    }
+
+    /// Writes until every sink is gone, or until `stop` and then what is queued.
+    ///
+    /// A batch that the store does not take is tried again for as long as it runs.
+    ///
+    /// # Errors
+    /// [`AuditError::Lost`] when records were left at the end that the store did not take.
+    pub async fn run(mut self, stop: impl Future<Output = ()> + Send) -> Result<(), AuditError> {
+        let mut stop = pin!(stop);
+        let mut stopping = false;
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop, if !stopping => {
+                    self.queue.close();
+                    stopping = true;
+                }
+                count = self.queue.recv_many(&mut batch, MAX_BATCH) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    let (drafts, mut waiting): (Vec<_>, Vec<_>) =
+                        batch.drain(..).map(|queued| (queued.draft, queued.written)).unzip();
+                    while let Err(source) = self.write(&drafts, &mut waiting).await {
+                        if stopping {
+                            let count = drafts.len() + self.queue.len();
+                            return Err(AuditError::Lost { count, source });
+                        }
+                        tracing::error!(error = %source, records = drafts.len(), "audit records wait: the store does not take them");
+                        tokio::select! {
+                            () = &mut stop => {
+                                self.queue.close();
+                                stopping = true;
+                            }
+                            () = sleep(RETRY_AFTER) => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Commits one batch and tells those who wait for it.
+    async fn write(
+        &self,
+        drafts: &[Draft],
+        waiting: &mut Vec<Option<oneshot::Sender<Result<(), AuditError>>>>,
+    ) -> Result<(), StoreError> {
+        let commit = Commit {
+            audit: drafts.to_vec(),
+            ..Commit::default()
+        };
+        let result = match self.store.commit(commit).await {
+            Ok(_revision) => Ok(()),
+            Err(CommitError::Store(error)) => Err(error),
+            Err(conflict @ CommitError::Conflict(_)) => Err(StoreError::Io(conflict.to_string())),
+        };
+        for tell in waiting.drain(..).flatten() {
+            let _caller_left = tell.send(result.clone().map_err(AuditError::Store));
+        }
+        result
+    }
+}
+
+impl fmt::Debug for AuditWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AuditWriter({} queued)", self.queue.len())
+    }
+}
+
+#[cfg(test)]
+mod tests;

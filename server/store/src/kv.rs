@@ -54,6 +54,12 @@ pub trait Kv: Send + Sync + 'static {
     /// [`StoreError::Full`] when there is not; nothing has been written then, and it may be asked again.
     fn check_room(&self) -> Result<(), StoreError>;
 
+    /// Whether a value may stand under this key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unstorable`] when it may not.
+    fn check_key(&self, key: &[u8]) -> Result<(), StoreError>;
+
     /// Writes all rows or none; readers see them at once, and [`Kv::sync`] makes them durable.
     ///
     /// # Errors
@@ -95,7 +101,7 @@ impl<K: Kv> KvStore<K> {
     }
 
     /// The store in a map, which is made ready for `new_server_id` if it is empty.
-    pub(crate) fn open(kv: K, new_server_id: String, keep_changes: u64) -> Result<Self, StoreError> {
+    pub(crate) fn open_kv(kv: K, new_server_id: String, keep_changes: u64) -> Result<Self, StoreError> {
         let Some(meta) = kv.get(&codec::meta_key())? else {
             if !kv.range(Bound::Unbounded, vec![u8::MAX], 1)?.is_empty() {
                 return Err(StoreError::Corrupt("the store has data but no format".to_owned()));

@@ -15,6 +15,7 @@ pub mod journal;
 pub mod kv;
 pub mod memory;
 pub mod node;
+pub mod sled;
 pub mod token;
 
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-pub use audit::AuditReader;
+pub use crate::sled::{SledConfig, SledStore};
+pub use audit::{AuditConfig, AuditError, AuditReader, AuditSink, AuditWriter};
 pub use bundle::BundleReader;
 pub use change::{Change, ChangeKind, ChangeReader};
 pub use commit::{Commit, CommitError, Expect, Key, Mutation, Record};

@@ -48,6 +48,10 @@ impl Kv for MemoryKv {
         Ok(())
     }
 
+    fn check_key(&self, _key: &[u8]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn apply(&self, rows: Rows) -> Result<(), StoreError> {
         let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for (key, row) in rows {

@@ -189,6 +189,7 @@ impl<K: Kv> Staged<'_, '_, K> {
     }
 
     fn set<T: serde::Serialize>(&mut self, kind: Kind, key: Vec<u8>, value: &T) -> Result<(), StoreError> {
+        self.group.kv.check_key(&key)?;
         let row = codec::encode(kind, self.head.revision, value)?;
         self.rows.insert(key, Some(row));
         Ok(())

@@ -1,0 +1,81 @@
+//! What sled leaves to us: the directory, the lock and the sync.
+
+use std::fmt::Debug;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+
+use super::disk_error;
+use crate::StoreError;
+
+const LOCK_FILE: &str = "lock";
+/// The one file in which sled keeps its log, and so its data.
+const DB_FILE: &str = "db";
+
+/// Makes the disk keep what has been written to sled's file.
+pub(super) trait DataSync: Debug + Send + Sync {
+    /// Returns when it is kept.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// fdatasync.
+#[derive(Debug)]
+pub(super) struct FileSync(File);
+
+impl FileSync {
+    /// The sync of sled's file in `dir`.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        File::open(dir.join(DB_FILE)).map(Self)
+    }
+}
+
+impl DataSync for FileSync {
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// Makes the directory if it is not there, and takes its lock until the file is dropped.
+pub(super) fn prepare(dir: &Path) -> Result<File, StoreError> {
+    let failed = |e: io::Error| disk_error(&format!("`{}`", dir.display()), &e);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(failed)?;
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(dir.join(LOCK_FILE))
+        .map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
+            path: dir.display().to_string(),
+        }),
+        Err(TryLockError::Error(e)) => Err(failed(e)),
+    }
+}
+
+/// Syncs the files of a store that has just been made or mended, its directory, and the directory's own name.
+pub(super) fn sync_tree(dir: &Path) -> io::Result<()> {
+    for file in fs::read_dir(dir)? {
+        File::open(file?.path())?.sync_all()?;
+    }
+    File::open(dir)?.sync_all()?;
+    match dir.canonicalize()?.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Space that is left for us on the file system of `dir`, in bytes.
+pub(super) fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
+    let found = statvfs(dir).map_err(|e| disk_error(&format!("`{}`", dir.display()), &e.into()))?;
+    Ok(found.blocks_available().saturating_mul(found.fragment_size()))
+}
