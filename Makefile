@@ -23,7 +23,7 @@ check: ## formatting, lints, documentation, the rules of the repository
 
 demo: ## three real agent processes get identities and talk mTLS
 	@tools/deps demo
-	@demo/run
+	@.deps/python/bin/python demo/run
 
 clean: ## remove what was built and installed here
 	rm -rf .deps demo/.run
