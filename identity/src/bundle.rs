@@ -7,6 +7,67 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::TrustDomain;
+use crate::public_key::PublicKeyError;
+
+mod jwk;
+mod jwks;
+mod pem;
+
+/// Largest bundle document that is read, in bytes.
+pub const MAX_BUNDLE_BYTES: usize = 1024 * 1024;
+/// Most keys in a bundle document, those of unknown uses included.
+pub const MAX_BUNDLE_KEYS: usize = 1024;
+
+/// Why a bundle cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// Longer than [`MAX_BUNDLE_BYTES`].
+    #[error("a bundle of {0} bytes is longer than the limit of {MAX_BUNDLE_BYTES} bytes")]
+    TooLong(usize),
+    /// More than [`MAX_BUNDLE_KEYS`] keys.
+    #[error("a bundle of {0} keys has more than the limit of {MAX_BUNDLE_KEYS}")]
+    TooManyKeys(usize),
+    /// The document is not a JWK set, or a parameter has a wrong type.
+    #[error("the bundle is not a SPIFFE bundle document (a JWK set)")]
+    Json(#[source] serde_json::Error),
+    /// A JWK of a use that we know lacks something or has something wrong (number, from 0, and what).
+    #[error("key {at} of the bundle is refused: {reason}")]
+    Jwk {
+        /// Its place in `keys`, from 0.
+        at: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A key of a kind that is not supported, or weak.
+    #[error("key {at} of the bundle is refused")]
+    Key {
+        /// Its place, from 0.
+        at: usize,
+        /// Why.
+        source: PublicKeyError,
+    },
+    /// Two different JWT keys have one `kid`.
+    #[error("the bundle has two JWT keys with the id `{0}`")]
+    DuplicateKeyId(String),
+    /// The text is not PEM.
+    #[error("the bundle is not PEM")]
+    Pem(#[source] ::pem::PemError),
+    /// A PEM block other than a certificate, such as a private key.
+    #[error("the bundle has a PEM block `{0}`: only `CERTIFICATE` may stand in it")]
+    PemBlock(String),
+    /// There is no certificate in a PEM bundle.
+    #[error("the bundle has no certificate")]
+    Empty,
+    /// A certificate that cannot be read, or is not one of an authority (X509-SVID §4.1).
+    #[error("certificate {at} of the bundle is refused: {reason}")]
+    Certificate {
+        /// Its place, from 0.
+        at: usize,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
 
 /// A certificate authority of a trust domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,4 +118,22 @@ impl Bundle {
             sequence: 0,
         }
     }
+
+    /// The X.509 authorities one after the other, as the Workload API sends them.
+    pub fn x509_der_concat(&self) -> Vec<u8> {
+        self.x509_authorities
+            .iter()
+            .flat_map(|authority| authority.certificate.iter().copied())
+            .collect()
+    }
+
+    /// The JWT authority of this id.
+    pub fn jwt_authority(&self, key_id: &str) -> Option<&JwtAuthority> {
+        self.jwt_authorities
+            .iter()
+            .find(|authority| authority.key_id == key_id)
+    }
 }
+
+#[cfg(test)]
+mod tests;

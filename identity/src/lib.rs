@@ -5,10 +5,15 @@
 
 pub mod bundle;
 pub mod id;
+pub mod jwt;
 pub mod key;
+pub mod public_key;
+pub mod secret;
 pub mod selector;
+pub mod x509;
 
-pub use bundle::{Bundle, JwtAuthority, X509Authority};
+pub use bundle::{Bundle, BundleError, JwtAuthority, X509Authority};
 pub use id::{SpiffeId, SpiffeIdError, TrustDomain};
-pub use key::{KeyAlgorithm, SignError, Signer};
+pub use key::{KeyAlgorithm, KeyMaterialError, LocalKey, SignError, Signer, random_serial};
+pub use secret::Secret;
 pub use selector::{Selector, SelectorError, SelectorSet};

@@ -1,0 +1,144 @@
+//! Public keys from outside, as SubjectPublicKeyInfo: which kinds are taken, and how strong.
+//!
+//! A key is taken only in the one canonical DER form, so that equal keys are equal bytes.
+
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rsa::PublicEncryptingKey;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    VerificationAlgorithm,
+};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
+};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::RSAPublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+/// Smallest RSA modulus that is taken, in bits (NIST SP 800-57 part 1).
+pub const MIN_RSA_BITS: usize = 2048;
+/// Largest RSA modulus that is taken, in bits: verifying a larger one costs too much.
+pub const MAX_RSA_BITS: usize = 4096;
+/// Smallest RSA public exponent that is taken (FIPS 186-5 §5.1).
+pub const MIN_RSA_EXPONENT: u64 = 65_537;
+/// Largest SubjectPublicKeyInfo that is looked at, in bytes: RSA with 4096 bits needs 550.
+pub const MAX_SPKI_BYTES: usize = 2048;
+
+/// Why a public key is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublicKeyError {
+    /// The bytes are no SubjectPublicKeyInfo in canonical DER, or the point is not on its curve.
+    #[error("the public key is malformed")]
+    Malformed,
+    /// A key of a kind that is not on the list.
+    #[error(
+        "public keys of kind `{0}` are not supported: use ec-p256, ec-p384, ed25519 or rsa-2048 to rsa-4096"
+    )]
+    Unsupported(String),
+    /// An RSA key that is too short or too long.
+    #[error("an RSA key of {0} bits is not taken: it must have {MIN_RSA_BITS} to {MAX_RSA_BITS}")]
+    RsaSize(usize),
+    /// An RSA key with a small or even public exponent.
+    #[error(
+        "an RSA key with the public exponent {0} is not taken: it must be odd and at least {MIN_RSA_EXPONENT}"
+    )]
+    RsaExponent(u64),
+}
+
+/// The kinds of public keys that workloads and foreign authorities may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PublicKeyKind {
+    /// ECDSA on P-256.
+    EcP256,
+    /// ECDSA on P-384.
+    EcP384,
+    /// EdDSA on Curve25519.
+    Ed25519,
+    /// RSA with [`MIN_RSA_BITS`] to [`MAX_RSA_BITS`] bits.
+    Rsa,
+}
+
+/// Checks a SubjectPublicKeyInfo in DER against the list of kinds and says which it is.
+///
+/// # Errors
+/// [`PublicKeyError`] for bytes that are not canonical DER, kinds that are not supported and weak keys.
+pub fn check(spki: &[u8]) -> Result<PublicKeyKind, PublicKeyError> {
+    if spki.len() > MAX_SPKI_BYTES {
+        return Err(PublicKeyError::Malformed);
+    }
+    let (rest, parsed) = SubjectPublicKeyInfo::from_der(spki).map_err(|_| PublicKeyError::Malformed)?;
+    if !rest.is_empty() {
+        return Err(PublicKeyError::Malformed);
+    }
+    let kind = kind_of(&parsed)?;
+    let algorithm: &'static dyn VerificationAlgorithm = match kind {
+        PublicKeyKind::EcP256 => &ECDSA_P256_SHA256_ASN1,
+        PublicKeyKind::EcP384 => &ECDSA_P384_SHA384_ASN1,
+        PublicKeyKind::Ed25519 => &ED25519,
+        PublicKeyKind::Rsa => {
+            check_rsa(spki, &parsed)?;
+            &RSA_PKCS1_2048_8192_SHA256
+        }
+    };
+    let canonical: PublicKeyX509Der<'_> = ParsedPublicKey::new(algorithm, spki)
+        .map_err(|_| PublicKeyError::Malformed)?
+        .as_der()
+        .map_err(|_| PublicKeyError::Malformed)?;
+    if canonical.as_ref() == spki {
+        Ok(kind)
+    } else {
+        Err(PublicKeyError::Malformed)
+    }
+}
+
+fn kind_of(spki: &SubjectPublicKeyInfo<'_>) -> Result<PublicKeyKind, PublicKeyError> {
+    let algorithm = &spki.algorithm.algorithm;
+    if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
+        let curve = spki
+            .algorithm
+            .parameters
+            .as_ref()
+            .and_then(|p| p.as_oid().ok())
+            .ok_or(PublicKeyError::Malformed)?;
+        if curve == OID_EC_P256 {
+            Ok(PublicKeyKind::EcP256)
+        } else if curve == OID_NIST_EC_P384 {
+            Ok(PublicKeyKind::EcP384)
+        } else {
+            Err(PublicKeyError::Unsupported(format!("ec {curve}")))
+        }
+    } else if *algorithm == OID_PKCS1_RSAENCRYPTION {
+        Ok(PublicKeyKind::Rsa)
+    } else if *algorithm == OID_SIG_ED25519 {
+        Ok(PublicKeyKind::Ed25519)
+    } else {
+        Err(PublicKeyError::Unsupported(algorithm.to_string()))
+    }
+}
+
+fn check_rsa(der: &[u8], spki: &SubjectPublicKeyInfo<'_>) -> Result<(), PublicKeyError> {
+    let (_, key) =
+        RSAPublicKey::from_der(&spki.subject_public_key.data).map_err(|_| PublicKeyError::Malformed)?;
+    let exponent = key
+        .try_exponent()
+        .map_err(|_| PublicKeyError::RsaExponent(u64::MAX))?;
+    let bits =
+        PublicEncryptingKey::from_der(der).map_or_else(|_| key.key_size(), |public| public.key_size_bits());
+    if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) {
+        return Err(PublicKeyError::RsaSize(bits));
+    }
+    if exponent < MIN_RSA_EXPONENT || exponent % 2 == 0 {
+        return Err(PublicKeyError::RsaExponent(exponent));
+    }
+    Ok(())
+}
+
+/// The bits inside a SubjectPublicKeyInfo: the EC point, the RSA key or the Ed25519 point.
+pub(crate) fn key_bits(spki: &[u8]) -> Option<Vec<u8>> {
+    match SubjectPublicKeyInfo::from_der(spki) {
+        Ok(([], parsed)) => Some(parsed.subject_public_key.data.to_vec()),
+        _ => None,
+    }
+}

@@ -1,0 +1,74 @@
+//! What the tests of this package share: a trust domain with an authority and keys, at a fixed time.
+
+use std::sync::Arc;
+
+use time::macros::datetime;
+use time::{Duration, OffsetDateTime};
+
+use super::issue::{Issuer, SvidRequest, self_signed_ca};
+use crate::{
+    Bundle, JwtAuthority, KeyAlgorithm, LocalKey, Signer, SpiffeId, TrustDomain, X509Authority, random_serial,
+};
+
+/// The time at which all tests take place.
+pub(crate) const NOW: OffsetDateTime = datetime!(2030-06-01 12:00:00 UTC);
+
+pub(crate) fn td(name: &str) -> TrustDomain {
+    TrustDomain::new(name).unwrap()
+}
+
+pub(crate) fn id(uri: &str) -> SpiffeId {
+    SpiffeId::new(uri).unwrap()
+}
+
+pub(crate) fn key(key_id: &str) -> LocalKey {
+    LocalKey::generate(key_id, KeyAlgorithm::EcP256).unwrap()
+}
+
+/// An authority that lives from yesterday to tomorrow.
+pub(crate) fn issuer(trust_domain: &str) -> Issuer {
+    let signer: Arc<dyn Signer> = Arc::new(key("ca"));
+    let certificate = self_signed_ca(
+        &td(trust_domain),
+        &*signer,
+        NOW - Duration::DAY,
+        NOW + Duration::DAY,
+        &random_serial().unwrap(),
+    )
+    .unwrap();
+    Issuer::new(&certificate, signer).unwrap()
+}
+
+/// The bundle of an authority alone.
+pub(crate) fn bundle_of(issuer: &Issuer) -> Bundle {
+    let mut bundle = Bundle::empty(issuer.trust_domain().unwrap().clone());
+    bundle.x509_authorities.push(X509Authority {
+        certificate: issuer.certificate().to_vec(),
+        tainted: false,
+    });
+    bundle
+}
+
+/// A bundle with one JWT key.
+pub(crate) fn jwt_bundle(trust_domain: &str, key_id: &str, spki: &[u8]) -> Bundle {
+    let mut bundle = Bundle::empty(td(trust_domain));
+    bundle.jwt_authorities.push(JwtAuthority {
+        key_id: key_id.to_owned(),
+        public_key: spki.to_vec(),
+        expires_at: None,
+        tainted: false,
+    });
+    bundle
+}
+
+/// A request for an SVID of one hour.
+pub(crate) fn request(spiffe_id: &str, public_key: &[u8]) -> SvidRequest {
+    SvidRequest {
+        spiffe_id: id(spiffe_id),
+        public_key: public_key.to_vec(),
+        dns_names: Vec::new(),
+        not_before: NOW - Duration::seconds(10),
+        not_after: NOW + Duration::HOUR,
+        serial: random_serial().unwrap(),
+    }
+}
