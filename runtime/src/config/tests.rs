@@ -1,3 +1,5 @@
+//! Tests of the config loader: what a mistake in a file is told as.
+
 use std::time::Duration;
 
 use proptest::prelude::*;
