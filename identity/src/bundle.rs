@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::TrustDomain;
 use crate::public_key::PublicKeyError;
@@ -76,6 +78,14 @@ pub struct X509Authority {
     pub certificate: Vec<u8>,
     /// Whether the operator distrusts it: what hangs on it is issued anew.
     pub tainted: bool,
+}
+
+impl X509Authority {
+    /// Until when the certificate is valid; `None` when it cannot be read.
+    pub fn expires_at(&self) -> Option<OffsetDateTime> {
+        let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
+        Some(parsed.validity().not_after.to_datetime())
+    }
 }
 
 /// A key of a trust domain that signs JWT-SVIDs.

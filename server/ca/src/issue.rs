@@ -1,0 +1,121 @@
+//! Issuing: X.509-SVIDs and JWT-SVIDs from one snapshot of the active keys.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+use vouchsafe_identity::jwt::{SvidClaims, sign_svid};
+use vouchsafe_identity::x509::CertifiedChain;
+use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid};
+use vouchsafe_identity::{SpiffeId, key};
+
+use crate::purpose::JwtIssuer;
+use crate::{CaConfig, CaError};
+
+/// How far a certificate's start lies in the past, for verifiers whose clocks are behind (SPIRE's 10 s).
+pub const BACKDATE: Duration = Duration::from_secs(10);
+
+/// What an X.509-SVID shall say. Nothing of it comes from the CSR but the key.
+#[derive(Debug, Clone)]
+pub struct X509Request {
+    /// The identity.
+    pub spiffe_id: SpiffeId,
+    /// SubjectPublicKeyInfo, DER, of a CSR that has been checked.
+    pub public_key: Vec<u8>,
+    /// DNS names, at most as the entry lists them.
+    pub dns_names: Vec<String>,
+    /// Its life; the default where `None`.
+    pub ttl: Option<Duration>,
+}
+
+/// What a JWT-SVID shall say.
+#[derive(Debug, Clone)]
+pub struct JwtRequest {
+    /// The identity.
+    pub spiffe_id: SpiffeId,
+    /// Who may accept it; at least one.
+    pub audience: Vec<String>,
+    /// Its life; the default where `None`.
+    pub ttl: Option<Duration>,
+    /// Whether it carries a `jti`.
+    pub include_jti: bool,
+}
+
+/// A token with its times.
+#[derive(Debug)]
+pub struct IssuedJwt {
+    /// The token, compact serialisation.
+    pub token: String,
+    /// `iat`.
+    pub issued_at: OffsetDateTime,
+    /// `exp`.
+    pub expires_at: OffsetDateTime,
+    /// `jti`, if it carries one.
+    pub jti: Option<String>,
+}
+
+/// The keys that sign now.
+#[derive(Debug, Default)]
+pub(crate) struct Signing {
+    pub(crate) x509: Option<Arc<Issuer>>,
+    pub(crate) jwt: Option<Arc<JwtIssuer>>,
+}
+
+impl Signing {
+    pub(crate) fn x509(
+        &self,
+        config: &CaConfig,
+        request: &X509Request,
+        now: OffsetDateTime,
+    ) -> Result<CertifiedChain, CaError> {
+        let issuer = self
+            .x509
+            .as_ref()
+            .filter(|issuer| issuer.not_after() > now)
+            .ok_or(CaError::NoActiveAuthority("X.509"))?;
+        let request = SvidRequest {
+            spiffe_id: request.spiffe_id.clone(),
+            public_key: request.public_key.clone(),
+            dns_names: request.dns_names.clone(),
+            not_before: now - BACKDATE,
+            not_after: now + request.ttl.unwrap_or(config.x509_svid_ttl),
+            serial: key::random_serial().map_err(|e| CaError::Request(e.to_string()))?,
+        };
+        Ok(issue_svid(&request, issuer)?)
+    }
+
+    pub(crate) fn jwt(
+        &self,
+        config: &CaConfig,
+        request: &JwtRequest,
+        now: OffsetDateTime,
+    ) -> Result<IssuedJwt, CaError> {
+        let issuer = self
+            .jwt
+            .as_ref()
+            .filter(|issuer| issuer.expires_at > now)
+            .ok_or(CaError::NoActiveAuthority("JWT"))?;
+        if request.audience.is_empty() || request.audience.iter().any(String::is_empty) {
+            return Err(CaError::Request(
+                "a JWT-SVID needs at least one audience, and none may be empty".to_owned(),
+            ));
+        }
+        let expires_at = (now + request.ttl.unwrap_or(config.jwt_svid_ttl)).min(issuer.expires_at);
+        let claims = SvidClaims {
+            subject: request.spiffe_id.clone(),
+            audience: request.audience.clone(),
+            issued_at: now,
+            expires_at,
+            issuer: config.jwt_issuer.clone(),
+            jti: request.include_jti.then(|| Uuid::new_v4().to_string()),
+        };
+        let token = sign_svid(&claims, &issuer.key_id, issuer.signer.as_ref())?;
+        Ok(IssuedJwt {
+            token,
+            issued_at: now,
+            expires_at,
+            jti: claims.jti,
+        })
+    }
+}
