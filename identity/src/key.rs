@@ -8,7 +8,6 @@ use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use serde::{Deserialize, Serialize};
-use x509_parser::asn1_rs::{FromDer, Sequence};
 use zeroize::Zeroizing;
 
 /// Algorithms that authorities and SVIDs use.
@@ -107,14 +106,11 @@ impl LocalKey {
     /// # Errors
     /// [`KeyMaterialError::Malformed`] when the bytes are anything but one P-256 private key.
     pub fn from_pkcs8(key_id: &str, der: &[u8]) -> Result<Self, KeyMaterialError> {
-        let malformed = || KeyMaterialError::Malformed {
-            key_id: key_id.to_owned(),
-        };
-        // The library overlooks bytes after the document.
-        if !Sequence::from_der(der).is_ok_and(|(rest, _)| rest.is_empty()) {
-            return Err(malformed());
-        }
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der).map_err(|_| malformed())?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der).map_err(|_| {
+            KeyMaterialError::Malformed {
+                key_id: key_id.to_owned(),
+            }
+        })?;
         Self::from_pair(key_id, pair)
     }
 

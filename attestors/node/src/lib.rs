@@ -1,1 +1,3 @@
 //! Node attestors: prover and verifier side by side.
+
+pub mod join_token;

@@ -101,6 +101,18 @@ impl AuditSink {
         told.await.unwrap_or(Err(AuditError::Closed))
     }
 
+    /// Takes a place in the queue for a record that will be known later, so that the call can be refused now.
+    ///
+    /// # Errors
+    /// As [`AuditSink::record`].
+    pub async fn reserve(&self) -> Result<AuditPlace, AuditError> {
+        match timeout(self.longest_wait, self.queue.clone().reserve_owned()).await {
+            Ok(Ok(place)) => Ok(AuditPlace(place)),
+            Ok(Err(_closed)) => Err(AuditError::Closed),
+            Err(_late) => Err(AuditError::Busy(self.longest_wait)),
+        }
+    }
+
     async fn queue(
         &self,
         draft: Draft,
@@ -120,6 +132,17 @@ impl AuditSink {
 impl fmt::Debug for AuditSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AuditSink({} places free)", self.queue.capacity())
+    }
+}
+
+/// A place in the queue that is kept for one record.
+#[derive(Debug)]
+pub struct AuditPlace(mpsc::OwnedPermit<Queued>);
+
+impl AuditPlace {
+    /// Hands in the record; this cannot fail any more.
+    pub fn record(self, draft: Draft) {
+        let _sender = self.0.send(Queued { draft, written: None });
     }
 }
 

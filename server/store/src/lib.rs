@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use crate::sled::{SledConfig, SledStore};
-pub use audit::{AuditConfig, AuditError, AuditReader, AuditSink, AuditWriter};
+pub use audit::{AuditConfig, AuditError, AuditPlace, AuditReader, AuditSink, AuditWriter};
 pub use bundle::BundleReader;
 pub use change::{Change, ChangeKind, ChangeReader};
 pub use commit::{Commit, CommitError, Expect, Key, Mutation, Record};

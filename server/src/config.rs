@@ -1,0 +1,218 @@
+//! The server's configuration: every key, its default and its limits.
+//!
+//! The file is TOML; unknown keys are refused by the loader, and what the keys mean together by [`Config::check`].
+
+mod limits;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use vouchsafe_identity::{SpiffeId, TrustDomain};
+use vouchsafe_runtime::Span;
+use vouchsafe_runtime::telemetry::LogConfig;
+
+pub use limits::{AuditConfig, Limits};
+
+const fn hours(n: u64) -> Span {
+    Span::new(Duration::from_secs(n * 3600))
+}
+
+/// Shortest life of a certificate authority: below it, its slots would turn faster than the rotation looks at them.
+pub const MIN_CA_TTL: Duration = Duration::from_secs(60);
+/// Shortest life of an SVID that can be configured.
+pub const MIN_SVID_TTL: Duration = Duration::from_secs(1);
+
+/// Where private keys of authorities live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyManagerKind {
+    /// Files under `data_dir/keys`, mode 0600.
+    #[default]
+    Disk,
+    /// In memory: each start makes new authorities.
+    Memory,
+}
+
+/// Where entities are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// Embedded, under `data_dir/store`.
+    #[default]
+    Sled,
+    /// In memory: everything is gone when the server ends.
+    Memory,
+}
+
+/// What becomes of entries that rest on asserted selectors alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AssertedEntries {
+    /// They are taken.
+    Allow,
+    /// They are taken, with a warning in the log and a fact in the audit.
+    #[default]
+    Warn,
+    /// They are refused.
+    Refuse,
+}
+
+/// The whole configuration file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The trust domain that this server serves.
+    pub trust_domain: TrustDomain,
+    /// Folder of the store and the keys; made with mode 0700 if it is not there.
+    pub data_dir: PathBuf,
+    /// Address of the TLS listener; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Path of the admin socket; whoever may open it is an operator.
+    pub admin_socket: PathBuf,
+    /// Group that may open the admin socket too (mode 0660 instead of 0600).
+    #[serde(default)]
+    pub admin_socket_group: Option<String>,
+    /// Life of a certificate authority and of a JWT key.
+    #[serde(default = "default_ca_ttl")]
+    pub ca_ttl: Span,
+    /// Life of X.509-SVIDs whose entry names none.
+    #[serde(default = "default_x509_svid_ttl")]
+    pub default_x509_svid_ttl: Span,
+    /// Life of JWT-SVIDs whose entry names none.
+    #[serde(default = "default_jwt_svid_ttl")]
+    pub default_jwt_svid_ttl: Span,
+    /// Life of the SVIDs of agents; `default_x509_svid_ttl` if it is not given.
+    #[serde(default)]
+    pub agent_ttl: Option<Span>,
+    /// The `iss` claim of JWT-SVIDs; none if it is not given.
+    #[serde(default)]
+    pub jwt_issuer: Option<String>,
+    /// Where the keys of authorities live.
+    #[serde(default)]
+    pub key_manager: KeyManagerKind,
+    /// Where entities are kept.
+    #[serde(default)]
+    pub store: StoreKind,
+    /// SPIFFE IDs of this trust domain that may call admin methods, besides those of admin entries.
+    #[serde(default)]
+    pub admin_ids: Vec<SpiffeId>,
+    /// What becomes of entries that rest on asserted selectors alone.
+    #[serde(default)]
+    pub asserted_entries: AssertedEntries,
+    /// The log on stderr.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// How much callers may ask for.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The audit log.
+    #[serde(default)]
+    pub audit: AuditConfig,
+}
+
+fn default_ca_ttl() -> Span {
+    hours(24)
+}
+
+fn default_x509_svid_ttl() -> Span {
+    hours(1)
+}
+
+fn default_jwt_svid_ttl() -> Span {
+    Span::new(Duration::from_secs(300))
+}
+
+/// Why keys do not go together, or a value is out of its range.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadConfig {
+    /// A duration is too short.
+    #[error("`{key}` of {value} is below the least of {least}")]
+    TooShort {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: Span,
+        /// The least value.
+        least: Span,
+    },
+    /// An SVID would outlive what signs it.
+    #[error(
+        "`{key}` of {value} is longer than `ca_ttl` of {ca_ttl}: no SVID outlives the authority that signs it"
+    )]
+    OutlivesCa {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: Span,
+        /// The authority's life.
+        ca_ttl: Span,
+    },
+    /// An admin id of another trust domain.
+    #[error("`admin_ids` holds `{0}`, which is not in `trust_domain`, or has no path")]
+    ForeignAdmin(SpiffeId),
+    /// A limit of zero would shut everybody out.
+    #[error("`limits.{0}` must not be 0")]
+    ZeroLimit(&'static str),
+    /// The issuer is empty.
+    #[error("`jwt_issuer` is empty: give it a value, or leave the key out")]
+    EmptyIssuer,
+}
+
+impl Config {
+    /// Checks what the loader cannot see: ranges, and keys that belong together.
+    ///
+    /// # Errors
+    /// [`BadConfig`] names the first key that is wrong.
+    pub fn check(&self) -> Result<(), BadConfig> {
+        at_least("ca_ttl", self.ca_ttl, MIN_CA_TTL)?;
+        let ttls = [
+            ("default_x509_svid_ttl", Some(self.default_x509_svid_ttl)),
+            ("default_jwt_svid_ttl", Some(self.default_jwt_svid_ttl)),
+            ("agent_ttl", self.agent_ttl),
+        ];
+        for (key, value) in ttls {
+            let Some(value) = value else { continue };
+            at_least(key, value, MIN_SVID_TTL)?;
+            if value > self.ca_ttl {
+                return Err(BadConfig::OutlivesCa {
+                    key,
+                    value,
+                    ca_ttl: self.ca_ttl,
+                });
+            }
+        }
+        if let Some(id) = self.admin_ids.iter().find(|id| !self.is_own_workload(id)) {
+            return Err(BadConfig::ForeignAdmin(id.clone()));
+        }
+        if self.jwt_issuer.as_ref().is_some_and(String::is_empty) {
+            return Err(BadConfig::EmptyIssuer);
+        }
+        self.limits.check()
+    }
+
+    /// The life of agents' SVIDs.
+    pub fn agent_svid_ttl(&self) -> Duration {
+        self.agent_ttl.unwrap_or(self.default_x509_svid_ttl).get()
+    }
+
+    fn is_own_workload(&self, id: &SpiffeId) -> bool {
+        id.is_member_of(&self.trust_domain) && !id.path().is_empty()
+    }
+}
+
+fn at_least(key: &'static str, value: Span, least: Duration) -> Result<(), BadConfig> {
+    if value.get() < least {
+        return Err(BadConfig::TooShort {
+            key,
+            value,
+            least: least.into(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

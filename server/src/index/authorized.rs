@@ -1,0 +1,80 @@
+//! Which entries an agent may serve (SPIRE's rule): children of the agent's id and of its aliases,
+//! and theirs in turn, by SPIFFE ID.
+//!
+//! `entries_of` walks down from the agent; `may_serve` walks up from one entry, so that issuing a
+//! single SVID costs no crawl. Both visit each SPIFFE ID once, so that cycles end.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use vouchsafe_identity::SpiffeId;
+
+use super::entry::IndexedEntry;
+use super::state::State;
+
+/// All live entries that the agent may serve, in order of id.
+pub(super) fn entries_of(state: &State, agent: &SpiffeId, now: OffsetDateTime) -> Vec<Arc<IndexedEntry>> {
+    let mut to_visit: Vec<&SpiffeId> = aliases_of(state, agent, now).collect();
+    to_visit.push(agent);
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    while let Some(parent) = to_visit.pop() {
+        if !seen.insert(parent) {
+            continue;
+        }
+        let children = state.by_parent.get(parent).map(|group| group.all());
+        for child in children.into_iter().flatten().filter(|entry| entry.is_live(now)) {
+            found.push(Arc::clone(child));
+            to_visit.push(&child.spiffe_id);
+        }
+    }
+    found.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    found
+}
+
+/// Whether `entry` is among [`entries_of`] the agent.
+pub(super) fn may_serve(
+    state: &State,
+    agent: &SpiffeId,
+    entry: &Arc<IndexedEntry>,
+    now: OffsetDateTime,
+) -> bool {
+    let roots: HashSet<&SpiffeId> = aliases_of(state, agent, now)
+        .chain(std::iter::once(agent))
+        .collect();
+    if !entry.is_live(now) {
+        return false;
+    }
+    let mut seen = HashSet::new();
+    let mut to_visit = vec![&entry.parent_id];
+    while let Some(parent) = to_visit.pop() {
+        if roots.contains(parent) {
+            return true;
+        }
+        if !seen.insert(parent) {
+            continue;
+        }
+        let holders = state.by_spiffe_id.get(parent).map(|group| group.all());
+        let live = holders.into_iter().flatten().filter(|entry| entry.is_live(now));
+        to_visit.extend(live.map(|entry| &entry.parent_id));
+    }
+    false
+}
+
+/// SPIFFE IDs of the live alias entries whose selectors the node has, all of them.
+fn aliases_of<'a>(
+    state: &'a State,
+    agent: &SpiffeId,
+    now: OffsetDateTime,
+) -> impl Iterator<Item = &'a SpiffeId> {
+    let node = state.nodes.get(agent);
+    node.into_iter().flat_map(move |node| {
+        let has = &node.value.selectors;
+        has.iter()
+            .filter_map(|selector| state.aliases.get(selector))
+            .flat_map(|group| group.all())
+            .filter(move |alias| alias.is_live(now) && alias.selectors.iter().all(|s| has.contains(s)))
+            .map(|alias| &alias.spiffe_id)
+    })
+}
