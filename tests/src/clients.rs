@@ -5,7 +5,6 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
@@ -14,10 +13,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::wait::DEADLINE;
 use crate::{dependencies, repository};
-
-/// How long a client may take to its next line: starting a JVM on a busy two-core machine included.
-pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The Python interpreter with `spiffe` and `spiffe-tls`.
 #[must_use]
@@ -50,11 +47,11 @@ pub fn go(verb: &str) -> Command {
     command
 }
 
-/// The Go client of the server's API, which uses SPIRE's published API module.
+/// The Go client of the server's API, which uses SPIRE's published API module; the verb comes next.
 #[must_use]
-pub fn go_server_api(verb: &str) -> Command {
+pub fn go_server_api(socket: &Path) -> Command {
     let mut command = Command::new(dependencies().join("go/serverapi"));
-    command.arg(verb);
+    command.arg(socket);
     command
 }
 
@@ -168,6 +165,22 @@ impl Client {
             self.stderr()
         );
         Ok(line)
+    }
+
+    /// Every line until the client closes its stdout.
+    ///
+    /// # Errors
+    /// When it does not within the deadline, or a line is not JSON.
+    pub async fn rest(&mut self) -> anyhow::Result<Vec<Value>> {
+        let mut values = Vec::new();
+        loop {
+            match timeout(DEADLINE, self.lines.next_line()).await {
+                Ok(Ok(Some(line))) => values.push(serde_json::from_str(&line).context(line)?),
+                Ok(Ok(None)) => return Ok(values),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => bail!("the client did not end its output; stderr:\n{}", self.stderr()),
+            }
+        }
     }
 
     /// Writes a line to the client's stdin.

@@ -3,7 +3,9 @@
 //! with libraries that we did not write.
 
 pub mod clients;
+pub mod daemons;
 pub mod needs;
+pub mod wait;
 
 use std::path::{Path, PathBuf};
 

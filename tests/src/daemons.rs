@@ -1,0 +1,350 @@
+//! The real binaries, run as a user would: a server, an agent that joined it, and the command line, in a
+//! folder of their own that is gone at the end. Dropping a [`Deployment`] kills its daemons.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::wait::{DEADLINE, until};
+
+/// The trust domain of every deployment.
+pub const TRUST_DOMAIN: &str = "example.org";
+/// The SPIFFE ID that the entries of a deployment have as their parent.
+pub const NODE: &str = "spiffe://example.org/node/test";
+
+/// One of the binaries of this workspace, as cargo built it for this profile.
+///
+/// # Errors
+/// When it is not there: `cargo build --workspace --bins` builds it, which `make test` does first.
+pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let built = test
+        .ancestors()
+        .nth(2)
+        .context("a test runs from target/…/deps")?;
+    let path = built.join(name);
+    ensure!(
+        path.is_file(),
+        "`{}` is not built: run `cargo build --workspace --bins`",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// A daemon that runs. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    name: &'static str,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn start(name: &'static str, config: &Path, arguments: &[&str], log: PathBuf) -> anyhow::Result<Self> {
+        let output = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        let mut command = Command::new(binary(name)?);
+        command.arg("run").arg("--config").arg(config).args(arguments);
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .kill_on_drop(true);
+        let child = command.spawn().with_context(|| format!("cannot run {name}"))?;
+        Ok(Self { child, name, log })
+    }
+
+    /// The daemon's process id.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn pid(&self) -> anyhow::Result<i32> {
+        let pid = self
+            .child
+            .id()
+            .with_context(|| format!("{} has ended", self.name))?;
+        Ok(i32::try_from(pid)?)
+    }
+
+    /// Kills it as a power cut would: SIGKILL, with nothing to prepare.
+    ///
+    /// # Errors
+    /// When it had ended before.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Asks it to end, and waits for that.
+    ///
+    /// # Errors
+    /// When it does not end within the deadline.
+    pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
+        let pid = nix::unistd::Pid::from_raw(self.pid()?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        self.ended().await
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Errors
+    /// When it does not within the deadline.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let ended = timeout(DEADLINE, self.child.wait()).await;
+        Ok(ended.with_context(|| format!("{} does not end:\n{}", self.name, self.log()))??)
+    }
+
+    /// What it has logged so far, over all its starts.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_else(|error| error.to_string())
+    }
+
+    fn check_alive(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            anyhow::bail!("{} ended with {status}:\n{}", self.name, self.log());
+        }
+        Ok(())
+    }
+}
+
+/// A server and, unless it was started without, an agent that joined it.
+#[derive(Debug)]
+pub struct Deployment {
+    folder: TempDir,
+    port: u16,
+    /// Lines that every start adds to the server's configuration.
+    server_config: String,
+    /// Lines that every start adds to the agent's configuration.
+    agent_config: String,
+    /// The server. `None` while it is down.
+    pub server: Option<Daemon>,
+    /// The agent. `None` before it joined and while it is down.
+    pub agent: Option<Daemon>,
+}
+
+impl Deployment {
+    /// A server and an agent.
+    ///
+    /// # Errors
+    /// When one of them does not come up within the deadline.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::configured("", "").await
+    }
+
+    /// A server and an agent with further lines in their configuration.
+    ///
+    /// # Errors
+    /// When one of them does not come up within the deadline.
+    pub async fn configured(server_config: &str, agent_config: &str) -> anyhow::Result<Self> {
+        let mut deployment = Self::server_alone(server_config).await?;
+        deployment.agent_config = agent_config.to_owned();
+        deployment.join().await?;
+        Ok(deployment)
+    }
+
+    /// A server without an agent.
+    ///
+    /// # Errors
+    /// When it does not come up within the deadline.
+    pub async fn server_alone(server_config: &str) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("vouchsafe-test-").tempdir()?;
+        // Workloads under other uids must reach the socket; each daemon makes its own folder private.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open)?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let server_config = server_config.to_owned();
+        let mut deployment = Self {
+            folder,
+            port,
+            server_config,
+            agent_config: String::new(),
+            server: None,
+            agent: None,
+        };
+        deployment.start_server().await?;
+        Ok(deployment)
+    }
+
+    /// Starts the server, again after it was killed, and waits until it is healthy.
+    ///
+    /// # Errors
+    /// When it does not come up within the deadline.
+    pub async fn start_server(&mut self) -> anyhow::Result<()> {
+        let config = format!(
+            "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nlisten = \"127.0.0.1:{}\"\nadmin_socket = {:?}\n{}",
+            self.path("server"),
+            self.port,
+            self.server_socket(),
+            self.server_config
+        );
+        let file = self.path("server.toml");
+        std::fs::write(&file, config)?;
+        let daemon = Daemon::start("vouchsafe-server", &file, &[], self.path("server.log"))?;
+        self.server = Some(daemon);
+        let socket = self.server_socket();
+        self.healthy("the server is healthy", &["--server-socket", &text(&socket)])
+            .await
+    }
+
+    /// Starts the agent with a fresh join token, and waits until it is healthy.
+    ///
+    /// # Errors
+    /// When it does not come up within the deadline.
+    pub async fn join(&mut self) -> anyhow::Result<()> {
+        let token = self.json(&["token", "generate", "--spiffe-id", NODE]).await?;
+        let token = token
+            .get("value")
+            .and_then(Value::as_str)
+            .context("a token has a value")?;
+        let bundle = self.vouchsafe(&["bundle", "show", "--format", "pem"]).await?;
+        ensure!(
+            bundle.status.success(),
+            "{}",
+            String::from_utf8_lossy(&bundle.stderr)
+        );
+        std::fs::write(self.path("bundle.pem"), bundle.stdout)?;
+        self.start_agent(&["--join-token", token]).await
+    }
+
+    /// Starts the agent, again after it was killed, and waits until it is healthy.
+    ///
+    /// # Errors
+    /// When it does not come up within the deadline.
+    pub async fn start_agent(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
+        let config = format!(
+            "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nserver_address = \"127.0.0.1:{}\"\n\
+             workload_socket = {:?}\nadmin_socket = {:?}\ntrust_bundle = {:?}\n{}",
+            self.path("agent"),
+            self.port,
+            self.workload_socket(),
+            self.agent_socket(),
+            self.path("bundle.pem"),
+            self.agent_config
+        );
+        let file = self.path("agent.toml");
+        std::fs::write(&file, config)?;
+        let daemon = Daemon::start("vouchsafe-agent", &file, arguments, self.path("agent.log"))?;
+        self.agent = Some(daemon);
+        let socket = self.agent_socket();
+        self.healthy("the agent is healthy", &["--agent-admin-socket", &text(&socket)])
+            .await
+    }
+
+    async fn healthy(&mut self, what: &str, socket: &[&str]) -> anyhow::Result<()> {
+        let program = binary("vouchsafe")?;
+        until(what, async || {
+            let daemons = [self.server.as_mut(), self.agent.as_mut()];
+            if let Some(ended) = daemons
+                .into_iter()
+                .flatten()
+                .find_map(|daemon| daemon.check_alive().err())
+            {
+                return Some(Err(ended));
+            }
+            let mut command = Command::new(&program);
+            let output = command
+                .args(socket)
+                .arg("health")
+                .stdin(Stdio::null())
+                .output()
+                .await;
+            output
+                .is_ok_and(|output| output.status.success())
+                .then_some(Ok(()))
+        })
+        .await?
+    }
+
+    /// Runs the command line against this deployment.
+    ///
+    /// # Errors
+    /// When the program cannot be run, or does not end within the deadline.
+    pub async fn vouchsafe(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(binary("vouchsafe")?);
+        command.arg("--server-socket").arg(self.server_socket());
+        command.arg("--agent-admin-socket").arg(self.agent_socket());
+        command.arg("--workload-socket").arg(self.workload_socket());
+        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        timeout(DEADLINE, command.output())
+            .await?
+            .context("cannot run vouchsafe")
+    }
+
+    /// Runs the command line, which must succeed, and reads what it prints for programs.
+    ///
+    /// # Errors
+    /// When it fails, or prints what is not JSON.
+    pub async fn json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let arguments = [arguments, &["--output", "json"]].concat();
+        let output = self.vouchsafe(&arguments).await?;
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "`vouchsafe {}`: {complaint}",
+            arguments.join(" ")
+        );
+        let printed = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&printed).with_context(|| format!("not JSON: {printed}"))
+    }
+
+    /// Registers an entry below this deployment's node, with further flags of `entry create`.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub async fn entry(&self, spiffe_id: &str, selectors: &[&str], flags: &[&str]) -> anyhow::Result<Value> {
+        let mut arguments = vec!["entry", "create", "--parent-id", NODE, "--spiffe-id", spiffe_id];
+        arguments.extend(selectors.iter().flat_map(|selector| ["--selector", selector]));
+        arguments.extend(flags);
+        self.json(&arguments).await
+    }
+
+    /// The server's admin socket.
+    #[must_use]
+    pub fn server_socket(&self) -> PathBuf {
+        self.path("server.sock")
+    }
+
+    /// The agent's admin socket.
+    #[must_use]
+    pub fn agent_socket(&self) -> PathBuf {
+        self.path("admin.sock")
+    }
+
+    /// The Workload API socket.
+    #[must_use]
+    pub fn workload_socket(&self) -> PathBuf {
+        self.path("workload.sock")
+    }
+
+    /// A path in this deployment's folder, which every user can reach.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What both daemons logged, for the message of a failed test.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let daemons = [self.server.as_ref(), self.agent.as_ref()];
+        daemons
+            .into_iter()
+            .flatten()
+            .map(|daemon| format!("--- {}\n{}", daemon.name, daemon.log()))
+            .collect()
+    }
+}
+
+/// The selector of whoever runs this test.
+#[must_use]
+pub fn own_uid() -> String {
+    format!("unix:uid:{}", nix::unistd::geteuid())
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
