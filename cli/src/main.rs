@@ -1,2 +1,33 @@
-//! The operator's command line.
-fn main() {}
+//! `vouchsafe`: the operator's command line. It talks to API sockets, never to a store.
+
+mod args;
+mod client;
+mod commands;
+mod error;
+mod output;
+mod values;
+
+use clap::Parser;
+
+use crate::args::Cli;
+use crate::output::Output;
+
+fn main() -> std::process::ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refused) => return output::usage(&refused),
+    };
+    let output = Output::new(cli.global.output);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return output.fail(&error::CliError::Runtime(error)),
+    };
+    match runtime.block_on(commands::run(cli, &output)) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => output.fail(&error),
+    }
+}

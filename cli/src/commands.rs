@@ -1,0 +1,35 @@
+//! The commands: one file a group.
+
+pub(crate) mod agent;
+pub(crate) mod audit;
+pub(crate) mod bundle;
+pub(crate) mod entry;
+pub(crate) mod explain;
+pub(crate) mod health;
+pub(crate) mod svid;
+pub(crate) mod token;
+
+use clap::CommandFactory;
+
+use crate::args::{Cli, Command};
+use crate::error::CliError;
+use crate::output::Output;
+
+/// Runs the command that was given.
+pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
+    let global = cli.global;
+    match cli.command {
+        Command::Entry(command) => entry::run(command, &global, output).await,
+        Command::Token(command) => token::run(command, &global, output).await,
+        Command::Agent(command) => agent::run(command, &global, output).await,
+        Command::Bundle(command) => bundle::run(command, &global, output).await,
+        Command::Svid(command) => svid::run(command, &global, output).await,
+        Command::Explain(args) => explain::run(args, &global, output).await,
+        Command::Health(args) => health::run(args, &global, output).await,
+        Command::Audit(command) => audit::run(command, &global, output).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "vouchsafe", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `vouchsafe explain`: why a process gets the identities that it gets, or none.
+
+use clap::Args;
+use serde::Serialize;
+use vouchsafe_proto::vouchsafe::agent::v1::agent_admin_client::AgentAdminClient;
+use vouchsafe_proto::vouchsafe::agent::v1::{ExplainRequest, ExplainResponse};
+use vouchsafe_proto::vouchsafe::types::v1::{Selector, Trust};
+use vouchsafe_proto::vouchsafe::workload::v1::WhoAmIRequest;
+use vouchsafe_proto::vouchsafe::workload::v1::workload_info_client::WorkloadInfoClient;
+
+use crate::args::Global;
+use crate::client::Connection;
+use crate::error::CliError;
+use crate::output::Output;
+use crate::values;
+
+/// Flags of `vouchsafe explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The process; asks the agent's admin socket. Without it: this process, over the workload socket
+    pid: Option<i32>,
+}
+
+#[derive(Debug, Serialize)]
+struct SelectorView {
+    selector: String,
+    trust: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct NearestView {
+    entry_id: String,
+    spiffe_id: String,
+    missing: Vec<String>,
+    present: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ExplainView {
+    pid: Option<i32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    path: Option<String>,
+    selectors: Vec<SelectorView>,
+    withheld: Vec<WithheldView>,
+    spiffe_ids: Vec<String>,
+    nearest: Vec<NearestView>,
+    reason: String,
+    knowledge: Option<KnowledgeView>,
+}
+
+#[derive(Debug, Serialize)]
+struct WithheldView {
+    selector_type: String,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct KnowledgeView {
+    last_sync_at: Option<String>,
+    entries: u64,
+    server_reachable: bool,
+    bundle_sequence: u64,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: ExplainArgs, global: &Global, output: &Output) -> Result<(), CliError> {
+    let view = match args.pid {
+        Some(pid) => {
+            let agent = Connection::agent_admin(global).await?;
+            let request = ExplainRequest { pid: Some(pid) };
+            let answer = agent
+                .call(AgentAdminClient::new(agent.channel.clone()).explain(request))
+                .await?;
+            ExplainView::from(answer)
+        }
+        None => {
+            let agent = Connection::workload(global).await?;
+            let answer = agent
+                .call(WorkloadInfoClient::new(agent.channel.clone()).who_am_i(WhoAmIRequest {}))
+                .await?;
+            ExplainView {
+                pid: None,
+                uid: None,
+                gid: None,
+                path: None,
+                selectors: answer.selectors.iter().map(SelectorView::from).collect(),
+                withheld: Vec::new(),
+                spiffe_ids: answer.spiffe_ids,
+                nearest: Vec::new(),
+                reason: answer.reason,
+                knowledge: None,
+            }
+        }
+    };
+    output.show(&view, || view.text());
+    Ok(())
+}
+
+impl From<&Selector> for SelectorView {
+    fn from(selector: &Selector) -> Self {
+        let trust = match selector.trust() {
+            Trust::Measured => "measured",
+            Trust::Asserted => "asserted",
+            Trust::Unspecified => "unknown",
+        };
+        Self {
+            selector: show(selector),
+            trust,
+        }
+    }
+}
+
+fn show(selector: &Selector) -> String {
+    format!("{}:{}", selector.r#type, selector.value)
+}
+
+impl From<ExplainResponse> for ExplainView {
+    fn from(answer: ExplainResponse) -> Self {
+        let process = answer.process.unwrap_or_default();
+        Self {
+            pid: Some(process.pid),
+            uid: Some(process.uid),
+            gid: Some(process.gid),
+            path: (!process.path.is_empty()).then_some(process.path),
+            selectors: process.selectors.iter().map(SelectorView::from).collect(),
+            withheld: answer
+                .withheld
+                .into_iter()
+                .map(|w| WithheldView {
+                    selector_type: w.selector_type,
+                    reason: w.reason,
+                })
+                .collect(),
+            spiffe_ids: answer.matched.into_iter().map(|m| m.spiffe_id).collect(),
+            nearest: answer
+                .nearest
+                .into_iter()
+                .map(|n| NearestView {
+                    entry_id: n.entry_id,
+                    spiffe_id: n.spiffe_id,
+                    missing: n.missing.iter().map(show).collect(),
+                    present: n.present.iter().map(show).collect(),
+                })
+                .collect(),
+            reason: answer.reason,
+            knowledge: answer.knowledge.map(|k| KnowledgeView {
+                last_sync_at: k.last_sync_at.map(|at| values::show_time(at.seconds)),
+                entries: k.entries,
+                server_reachable: k.server_reachable,
+                bundle_sequence: k.bundle_sequence,
+            }),
+        }
+    }
+}
+
+impl ExplainView {
+    fn text(&self) -> String {
+        let mut lines = Vec::new();
+        if let (Some(pid), Some(uid), Some(gid)) = (self.pid, self.uid, self.gid) {
+            let path = self
+                .path
+                .as_deref()
+                .unwrap_or("an executable whose path is not measured");
+            lines.push(format!("Process {pid}: uid {uid}, gid {gid}, {path}"));
+        }
+        lines.push("Selectors seen:".to_owned());
+        lines.extend(
+            self.selectors
+                .iter()
+                .map(|s| format!("  {} ({})", s.selector, s.trust)),
+        );
+        if !self.withheld.is_empty() {
+            lines.push("Withheld:".to_owned());
+            lines.extend(
+                self.withheld
+                    .iter()
+                    .map(|w| format!("  {}: {}", w.selector_type, w.reason)),
+            );
+        }
+        if self.spiffe_ids.is_empty() {
+            lines.push(format!("No identity: {}", self.reason));
+        } else {
+            lines.push("Identities:".to_owned());
+            lines.extend(self.spiffe_ids.iter().map(|id| format!("  {id}")));
+        }
+        if !self.nearest.is_empty() {
+            lines.push("Nearest entries, and what each lacks:".to_owned());
+        }
+        for near in &self.nearest {
+            lines.push(format!("  {} (entry {})", near.spiffe_id, near.entry_id));
+            lines.extend(near.missing.iter().map(|s| format!("    missing {s}")));
+            lines.extend(near.present.iter().map(|s| format!("    present {s}")));
+        }
+        if let Some(known) = &self.knowledge {
+            let at = known.last_sync_at.as_deref().unwrap_or("never");
+            let server = if known.server_reachable {
+                "reachable"
+            } else {
+                "not reachable"
+            };
+            lines.push(format!(
+                "The agent knows {} entries, last heard from the server at {at}; the server is {server}.",
+                known.entries
+            ));
+        }
+        lines.join("\n")
+    }
+}

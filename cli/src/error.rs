@@ -1,0 +1,121 @@
+//! What a command can fail with, and the exit code of each.
+
+use std::path::PathBuf;
+
+use tonic::Code;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum CliError {
+    /// The async runtime did not start.
+    #[error("cannot start")]
+    Runtime(#[source] std::io::Error),
+    /// A socket cannot be reached.
+    #[error("cannot reach `{}`: {reason}; is the {what} running, and does {flag} name its socket?", path.display())]
+    Unreachable {
+        /// What should listen there.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The flag that names it.
+        flag: &'static str,
+        /// The system's answer.
+        reason: String,
+    },
+    /// The other side answered with an error.
+    #[error("{}{}", status.message(), next_step(status, what))]
+    Call {
+        /// Who answered.
+        what: &'static str,
+        /// Its answer.
+        status: Box<tonic::Status>,
+    },
+    /// No answer in time.
+    #[error("no answer within {0}: raise --timeout, or look at the other side's log")]
+    Timeout(String),
+    /// Something asked for is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The input is not valid.
+    #[error("{0}")]
+    Invalid(String),
+    /// Some or all items were refused; what they were is printed already.
+    #[error("{failed} of {all} failed")]
+    Partly {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        all: usize,
+    },
+    /// The other side is not well; what is wrong is printed already.
+    #[error("{0}")]
+    Unwell(String),
+    /// A file cannot be read or written.
+    #[error("cannot {action} `{}`", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The answer is not what the protocol says.
+    #[error("the {what} sent an answer that cannot be read: {reason}")]
+    Answer {
+        /// Who sent it.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A daemon inside `vouchsafe dev` failed.
+    #[error("{0}")]
+    Daemon(String),
+}
+
+fn next_step(status: &tonic::Status, what: &'static str) -> &'static str {
+    match (status.code(), what) {
+        (Code::PermissionDenied, "agent") => "; run `vouchsafe explain` to see what is missing",
+        (Code::Unimplemented, _) => "; the other side does not have this method",
+        _ => "",
+    }
+}
+
+impl CliError {
+    /// The exit code, as listed in the help.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Runtime(_) | Self::Partly { .. } | Self::Answer { .. } | Self::Daemon(_) => 1,
+            Self::Unreachable { .. } => 69,
+            Self::Timeout(_) | Self::Unwell(_) => 75,
+            Self::NotFound(_) | Self::Invalid(_) => 65,
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
+            Self::File { .. } => 1,
+            Self::Call { status, .. } => match status.code() {
+                Code::NotFound | Code::InvalidArgument | Code::AlreadyExists => 65,
+                Code::PermissionDenied | Code::Unauthenticated => 77,
+                Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Aborted => 75,
+                _ => 1,
+            },
+        }
+    }
+
+    /// A stable word for programs.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Runtime(_) => "runtime",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Call { .. } => "call",
+            Self::Timeout(_) => "timeout",
+            Self::NotFound(_) => "not_found",
+            Self::Invalid(_) => "invalid",
+            Self::Partly { .. } => "partly",
+            Self::Unwell(_) => "unwell",
+            Self::File { .. } => "file",
+            Self::Answer { .. } => "answer",
+            Self::Daemon(_) => "daemon",
+        }
+    }
+}

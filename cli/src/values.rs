@@ -1,0 +1,93 @@
+//! Values on the command line, parsed once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A span such as `1h`, `90s`; a bare number means seconds, as in SPIRE.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|e| format!("{e}; write it as `90s`, `15m` or `1h`"))
+}
+
+/// A moment: RFC 3339, or seconds since 1970.
+pub(crate) fn moment(text: &str) -> Result<OffsetDateTime, String> {
+    if let Ok(seconds) = text.parse::<i64>() {
+        return OffsetDateTime::from_unix_timestamp(seconds).map_err(|e| e.to_string());
+    }
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "write it as `2030-01-31T12:00:00Z`, or as seconds since 1970".to_owned())
+}
+
+/// A socket's path, bare or as the URI of `SPIFFE_ENDPOINT_SOCKET` (SPIFFE Workload Endpoint §4).
+pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with("tcp:") {
+        return Err(
+            "Vouchsafe serves the Workload API on unix sockets only: write `unix:///path`".to_owned(),
+        );
+    }
+    let path = match text.strip_prefix("unix:") {
+        Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
+        None => text,
+    };
+    if path.is_empty() {
+        return Err("the path is empty".to_owned());
+    }
+    if text.starts_with("unix:") && !path.starts_with('/') {
+        return Err(format!("`{path}` is not an absolute path: write `unix:///path`"));
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// RFC 3339 text of a time in seconds since 1970; `never` for 0.
+pub(crate) fn show_time(seconds: i64) -> String {
+    if seconds == 0 {
+        return "never".to_owned();
+    }
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|t| t.format(&Rfc3339).ok())
+        .unwrap_or_else(|| seconds.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bare_numbers_are_seconds_and_units_are_understood() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
+        assert!(duration("soon").unwrap_err().contains("`90s`"));
+        assert!(duration("-1").is_err());
+    }
+
+    #[test]
+    fn sockets_are_paths_or_unix_uris() {
+        for text in ["/run/a.sock", "unix:/run/a.sock", "unix:///run/a.sock"] {
+            assert_eq!(socket_path(text), Ok(PathBuf::from("/run/a.sock")), "{text}");
+        }
+        for text in [
+            "",
+            "unix:",
+            "unix://",
+            "unix:run/a.sock",
+            "unix://host/a.sock",
+            "tcp://127.0.0.1:1",
+        ] {
+            assert!(socket_path(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn moments_are_rfc3339_or_seconds() {
+        assert_eq!(moment("86400"), moment("1970-01-02T00:00:00Z"));
+        assert!(moment("tomorrow").is_err());
+        assert_eq!(show_time(0), "never");
+        assert_eq!(show_time(86400), "1970-01-02T00:00:00Z");
+    }
+}
