@@ -10,6 +10,7 @@ pub mod run;
 pub mod signals;
 pub mod tasks;
 pub mod telemetry;
+pub mod uds;
 
 pub use clock::Clock;
 pub use config::{ByteSize, ConfigError, Span};

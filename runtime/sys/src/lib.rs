@@ -9,6 +9,7 @@ pub mod proc_events;
 mod process;
 mod raw;
 mod socket;
+mod watched;
 
 pub use error::SysError;
 pub use namespace::{NamespaceId, user_namespace_of};
@@ -17,6 +18,7 @@ pub use process::{AtRandom, at_random, start_time};
 pub use socket::{
     Credentials, Received, pass_credentials, pass_pidfd, peer_credentials, peer_pidfd, receive_with_sender,
 };
+pub use watched::{OneDescriptor, Watched};
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! The fenced module: every unsafe block of the workspace, each a thin wrapper of one system call
-//! that neither the standard library nor nix offers.
+//! that neither the standard library nor nix offers; and tokio's registration of a descriptor.
 #![expect(
     unsafe_code,
-    reason = "system calls that std and nix do not wrap: pidfd_open, PIDFD_GET_INFO, NS_GET_USERNS, SCM_PIDFD, NETLINK_CONNECTOR"
+    reason = "system calls that std and nix do not wrap: pidfd_open, PIDFD_GET_INFO, NS_GET_USERNS, SCM_PIDFD, NETLINK_CONNECTOR; and tokio's AsyncFd, whose safe constructors are deprecated as unsound"
 )]
 
 use std::io;
@@ -12,6 +12,10 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::OneDescriptor;
 
 /// `SCM_PIDFD`: control message type of a sender's pidfd (Linux 6.5).
 const SCM_PIDFD: libc::c_int = 4;
@@ -80,6 +84,13 @@ pub(crate) fn connector_socket() -> Result<OwnedFd, Errno> {
     // SAFETY: socket takes three integers and touches no memory of ours.
     let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_CONNECTOR) };
     owned(libc::c_long::from(fd))
+}
+
+/// Registers a descriptor for readability with tokio's reactor.
+pub(crate) fn register_readable<T: OneDescriptor>(inner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: OneDescriptor is sealed; its types own their descriptor and never exchange or close it while
+    // they live, and `Watched` gives out shared references only.
+    Ok(unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) }?)
 }
 
 /// One non-blocking `recvmsg` with the sender's credentials and pidfd. Descriptors that the peer

@@ -1,0 +1,18 @@
+//! Unix sockets: bound with their mode, accepted with the process at the other end, read frame by frame.
+//! `guarded` is for sockets that identities rest on: only the process that connected may write.
+//! `plain` is for admin sockets, which rest on the socket file's mode. Neither decides what a peer may do.
+
+pub mod frames;
+pub mod guarded;
+mod limits;
+mod listener;
+mod mended;
+mod peer;
+pub mod plain;
+mod throttle;
+
+pub use guarded::{GuardError, GuardedListener, GuardedStream};
+pub use limits::ConnectionLimits;
+pub use listener::{BindError, Listener, MAX_PATH_BYTES, SocketConfig, bind};
+pub use peer::{Peer, PlainPeer};
+pub use plain::{PlainListener, PlainStream};
