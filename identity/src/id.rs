@@ -53,6 +53,9 @@ pub enum SpiffeIdError {
         /// The first character that is not allowed.
         found: char,
     },
+    /// A path that should begin with a slash does not.
+    #[error("path `{0}` does not begin with a slash")]
+    RelativePath(String),
     /// Longer than [`MAX_ID_BYTES`], or a trust domain longer than [`MAX_TRUST_DOMAIN_BYTES`].
     #[error("{what} of {len} bytes is longer than the limit of {limit} bytes")]
     TooLong {
@@ -112,11 +115,15 @@ impl TrustDomain {
         }
     }
 
-    /// The id `spiffe://<trust domain><path>`; `path` begins with a slash.
+    /// The id `spiffe://<trust domain><path>`; `path` begins with a slash, or is empty.
     ///
     /// # Errors
     /// [`SpiffeIdError`] when the path is not one that SPIFFE-ID §2.2 allows.
     pub fn with_path(&self, path: &str) -> Result<SpiffeId, SpiffeIdError> {
+        // Without the slash the text would become a part of the trust domain's name.
+        if !path.is_empty() && !path.starts_with('/') {
+            return Err(SpiffeIdError::RelativePath(path.to_owned()));
+        }
         SpiffeId::new(&format!("{SCHEME}{}{path}", self.0))
     }
 }
@@ -299,3 +306,6 @@ impl From<SpiffeId> for String {
         id.uri.as_ref().to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::der::{SEQUENCE, fields_of_one};
+
 /// Algorithms that authorities and SVIDs use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -106,11 +108,12 @@ impl LocalKey {
     /// # Errors
     /// [`KeyMaterialError::Malformed`] when the bytes are anything but one P-256 private key.
     pub fn from_pkcs8(key_id: &str, der: &[u8]) -> Result<Self, KeyMaterialError> {
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der).map_err(|_| {
-            KeyMaterialError::Malformed {
-                key_id: key_id.to_owned(),
-            }
-        })?;
+        let malformed = || KeyMaterialError::Malformed {
+            key_id: key_id.to_owned(),
+        };
+        // The library does not mind bytes behind the key.
+        fields_of_one(SEQUENCE, der).ok_or_else(malformed)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der).map_err(|_| malformed())?;
         Self::from_pair(key_id, pair)
     }
 

@@ -4,6 +4,7 @@
 //! each rule of the SPIFFE standards can be tested with plain values.
 
 pub mod bundle;
+mod der;
 pub mod id;
 pub mod jwt;
 pub mod key;

@@ -8,6 +8,7 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
     VerificationAlgorithm,
 };
+use x509_parser::asn1_rs::Tag;
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
 };
@@ -100,7 +101,8 @@ fn kind_of(spki: &SubjectPublicKeyInfo<'_>) -> Result<PublicKeyKind, PublicKeyEr
             .algorithm
             .parameters
             .as_ref()
-            .and_then(|p| p.as_oid().ok())
+            .filter(|parameters| parameters.tag() == Tag::Oid)
+            .and_then(|parameters| parameters.as_oid().ok())
             .ok_or(PublicKeyError::Malformed)?;
         if curve == OID_EC_P256 {
             Ok(PublicKeyKind::EcP256)

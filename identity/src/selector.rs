@@ -107,3 +107,6 @@ impl From<Selector> for String {
         s.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,6 @@ use crate::SpiffeId;
 use crate::public_key::key_bits;
 
 pub mod csr;
-mod der;
 pub mod dns;
 pub mod issue;
 mod remote;

@@ -14,9 +14,9 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Version;
 
-use super::der::{children, only_child_of};
 use super::dns::{self, DnsNameError};
 use super::remote::RemoteKey;
+use crate::der::{BIT_STRING, Field, OID, SEQUENCE, SET, fields, fields_of_one};
 use crate::public_key::{self, PublicKeyError, PublicKeyKind};
 use crate::{SignError, Signer, SpiffeId};
 
@@ -35,7 +35,7 @@ pub enum CsrError {
     /// The bytes are no PKCS#10 request in DER.
     #[error("the certificate request is malformed: {0}")]
     Malformed(&'static str),
-    /// Bytes stand after the request or inside it where none may stand.
+    /// Bytes stand after the request or inside it where none may stand, or a field has not DER's form.
     #[error("the certificate request has extra bytes")]
     ExtraBytes,
     /// The public key is of a kind that is not supported, or weak.
@@ -89,7 +89,7 @@ pub fn check(der: &[u8]) -> Result<CheckedCsr, CsrError> {
     }
     let (rest, csr) = X509CertificationRequest::from_der(der)
         .map_err(|_| CsrError::Malformed("it is not a PKCS#10 request in DER"))?;
-    if !rest.is_empty() || !has_no_extra_bytes(der) {
+    if !rest.is_empty() || !has_only_its_fields(der) {
         return Err(CsrError::ExtraBytes);
     }
     let info = &csr.certification_request_info;
@@ -114,15 +114,22 @@ pub fn check(der: &[u8]) -> Result<CheckedCsr, CsrError> {
     Ok(checked)
 }
 
-/// The parser stops at the last field that it knows; what stands behind it is found here.
-fn has_no_extra_bytes(der: &[u8]) -> bool {
-    let Some(parts) = only_child_of(der) else {
+/// The parser stops at the last field that it knows and takes some values in several forms;
+/// what stands behind the fields, and any form but DER's, is found here.
+fn has_only_its_fields(der: &[u8]) -> bool {
+    let Some([info, algorithm, signature]) =
+        fields_of_one(SEQUENCE, der).and_then(|parts| <[Field<'_>; 3]>::try_from(parts).ok())
+    else {
         return false;
     };
-    let [info, _algorithm, _signature] = parts.as_slice() else {
-        return false;
-    };
-    children(info.data).is_some_and(|fields| fields.len() == 4)
+    let info_is_whole = fields(info.content).is_some_and(|found| found.len() == 4);
+    let algorithm_is_whole = fields(algorithm.content)
+        .is_some_and(|found| found.len() <= 2 && found.first().is_some_and(|one| one.tag == OID));
+    // A bit string begins with how many bits of its last byte do not count: none, in a signature.
+    info_is_whole
+        && algorithm_is_whole
+        && (info.tag, algorithm.tag, signature.tag) == (SEQUENCE, SEQUENCE, BIT_STRING)
+        && signature.content.first() == Some(&0)
 }
 
 fn check_signature(csr: &X509CertificationRequest<'_>) -> Result<(), CsrError> {
@@ -154,7 +161,7 @@ fn requested_extensions<'a>(
             return Err(CsrError::Malformed("it asks for extensions twice"));
         }
         // The attribute is a set of one list; the parser looks at the first only.
-        if only_child_of(attribute.value).is_none_or(|lists| lists.len() != 1) {
+        if fields_of_one(SET, attribute.value).is_none_or(|lists| lists.len() != 1) {
             return Err(CsrError::ExtraBytes);
         }
         found = Some(&request.extensions);

@@ -7,7 +7,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::issue::{Issuer, SvidRequest, self_signed_ca};
 use crate::{
-    Bundle, JwtAuthority, KeyAlgorithm, LocalKey, Signer, SpiffeId, TrustDomain, X509Authority, random_serial,
+    Bundle, JwtAuthority, KeyAlgorithm, LocalKey, SignError, Signer, SpiffeId, TrustDomain, X509Authority,
+    random_serial,
 };
 
 /// The time at which all tests take place.
@@ -70,5 +71,36 @@ pub(crate) fn request(spiffe_id: &str, public_key: &[u8]) -> SvidRequest {
         not_before: NOW - Duration::seconds(10),
         not_after: NOW + Duration::HOUR,
         serial: random_serial().unwrap(),
+    }
+}
+
+/// A key whose keeper always fails.
+#[derive(Debug)]
+pub(crate) struct BrokenKey(LocalKey);
+
+impl BrokenKey {
+    pub(crate) fn new() -> Self {
+        Self(key("broken"))
+    }
+}
+
+impl Signer for BrokenKey {
+    fn key_id(&self) -> &str {
+        self.0.key_id()
+    }
+
+    fn algorithm(&self) -> KeyAlgorithm {
+        self.0.algorithm()
+    }
+
+    fn public_key_spki(&self) -> &[u8] {
+        self.0.public_key_spki()
+    }
+
+    fn sign(&self, _message: &[u8]) -> Result<Vec<u8>, SignError> {
+        Err(SignError {
+            key_id: self.key_id().to_owned(),
+            reason: "the token was pulled out".to_owned(),
+        })
     }
 }
