@@ -10,11 +10,12 @@ pub mod run;
 pub mod signals;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod uds;
 
 pub use clock::Clock;
 pub use config::{ByteSize, ConfigError, Span};
 pub use exit::ExitCode;
-pub use keys::{KeyError, KeyManager};
+pub use keys::{DiskKeys, KeyError, KeyManager, MemoryKeys};
 pub use readiness::{Readiness, ReadyGuard};
 pub use tasks::{TaskFailed, TaskFailures, TaskGroup};
