@@ -241,42 +241,4 @@ pub fn channel(address: &ServerAddress, config: Arc<ClientConfig>, times: Channe
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_read_back_as_written() {
-        for text in [
-            "127.0.0.1:8081",
-            "[::1]:8081",
-            "server.example.org:443",
-            "vouchsafe_server:1",
-        ] {
-            let address: ServerAddress = text.parse().unwrap();
-            assert_eq!(address.to_string(), text);
-        }
-        let address: ServerAddress = "[::1]:8081".parse().unwrap();
-        assert_eq!((address.host().as_str(), address.port()), ("::1", 8081));
-    }
-
-    #[test]
-    fn what_is_no_address_is_refused_with_the_reason() {
-        for (text, reason) in [
-            ("127.0.0.1", "port is missing"),
-            ("127.0.0.1:", "not a number"),
-            ("127.0.0.1:0", "not a number"),
-            ("127.0.0.1:65536", "not a number"),
-            ("127.0.0.1:+80", "not a number"),
-            ("::1:8081", "brackets"),
-            ("[127.0.0.1]:80", "only an IPv6"),
-            (":8081", "neither a name"),
-            ("https://host:80", "IPv6 address stands in brackets"),
-            ("user@host:80", "neither a name"),
-            ("host/path:80", "neither a name"),
-            ("", "port is missing"),
-        ] {
-            let refused = text.parse::<ServerAddress>().unwrap_err().to_string();
-            assert!(refused.contains(reason), "{text}: {refused}");
-        }
-    }
-}
+mod tests;
