@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use std::os::fd::OwnedFd;
+use vouchsafe_sys::PidFd;
 
 use crate::Evidence;
 
@@ -25,12 +25,13 @@ pub enum Reach {
 #[derive(Debug, Clone)]
 pub struct Process {
     /// Refers to this very process, never to a later one with the same number.
-    pub pidfd: Arc<OwnedFd>,
+    pub pidfd: Arc<PidFd>,
     /// Its number in the agent's PID namespace.
     pub pid: i32,
-    /// Effective user id, as the kernel gave it with the bytes that were received.
+    /// Effective user id, as the kernel gave it for the peer (`SO_PEERCRED`). Attestors compare it with
+    /// the one that the process has when it is measured, and refuse where they differ.
     pub uid: u32,
-    /// Effective group id.
+    /// Effective group id, likewise.
     pub gid: u32,
     /// What may be measured.
     pub reach: Reach,
@@ -56,6 +57,37 @@ pub enum WorkloadAttestError {
         /// The system's answer.
         #[source]
         source: std::io::Error,
+    },
+    /// Its user or group is not the one that the kernel gave when it connected: it has changed its
+    /// credentials since, or it is not the process that was meant.
+    #[error(
+        "process {pid} connected with {what} {given} and now has {found}: connect after changing credentials"
+    )]
+    CredentialsDiffer {
+        /// The process's number.
+        pid: i32,
+        /// `uid` or `gid`.
+        what: &'static str,
+        /// The id that came with the process.
+        given: u32,
+        /// The effective id that it has now.
+        found: u32,
+    },
+    /// It became another program, or changed its credentials, while it was being measured.
+    #[error("process {pid} executed another program or changed its credentials while it was measured")]
+    Changed {
+        /// The process's number.
+        pid: i32,
+    },
+    /// The files or the memory of the process did not answer in time; a process can arrange that.
+    #[error("{what} of process {pid} took longer than {limit}")]
+    TimedOut {
+        /// What was measured.
+        what: &'static str,
+        /// The process's number.
+        pid: i32,
+        /// The limit with its unit.
+        limit: String,
     },
     /// A limit was passed, such as the size of an executable to hash.
     #[error("{what} of process {pid} is over the limit of {limit}")]

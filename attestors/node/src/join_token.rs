@@ -160,14 +160,19 @@ impl NodeVerifier for Verifier {
         let text = std::str::from_utf8(payload).map_err(|_| unknown_token())?;
         let token = Token::new(text).map_err(|_| unknown_token())?;
         let hash = token.hash();
-        let facts = self.tokens.find(&hash).await?.ok_or_else(unknown_token)?;
+        let facts = self.tokens.find(&hash).await.map_err(|error| {
+            // The operator reads the cause here; the node learns no more than that it failed.
+            tracing::error!(%error, "cannot look up a join token");
+            NodeAttestError::Internal("failed to fetch join token".to_owned())
+        })?;
+        let facts = facts.ok_or_else(unknown_token)?;
         if facts.expires_at <= now {
             return Err(NodeAttestError::Invalid("join token expired".to_owned()));
         }
         let agent_id = self
             .trust_domain
             .with_path(&format!("/spire/agent/{NAME}/{}", token.expose()))
-            .map_err(|e| NodeAttestError::Internal(e.to_string()))?;
+            .map_err(|_too_long| NodeAttestError::Internal("failed to create join token ID".to_owned()))?;
         Ok(Attested {
             agent_id,
             selectors: SelectorSet::new(),

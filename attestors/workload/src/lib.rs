@@ -1,1 +1,23 @@
-//! Workload attestors: unix, process.
+//! Workload attestors: `unix` says who a process is and what was executed, `process` what an interpreter
+//! runs, and [`Measurer`] joins them. They read `/proc` through descriptors that belong to one process,
+//! never by a number alone, and decide nothing about who gets an identity.
+
+#[cfg(test)]
+mod contract;
+mod digest;
+mod interpreter;
+mod measure;
+mod proc_dir;
+mod process;
+mod reads;
+mod script;
+#[cfg(test)]
+mod subject;
+mod text;
+mod unix;
+
+pub use digest::DEFAULT_HASH_LIMIT_BYTES;
+pub use measure::{AgentNamespaces, Fingerprint, Measurement, Measurer};
+pub use process::{ProcessAttestor, ProcessConfig};
+pub use reads::{MAX_READ_TIME, Reads};
+pub use unix::{UnixAttestor, UnixConfig};

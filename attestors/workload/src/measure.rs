@@ -1,0 +1,214 @@
+//! What the agent asks for: all that the attestors find of a process, and a fingerprint of the process that
+//! must be the same before, after, and whenever the agent looks again.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use nix::fcntl::OFlag;
+use vouchsafe_attestors::{Evidence, Process, Reach, WorkloadAttestError, WorkloadAttestor};
+use vouchsafe_sys::{NamespaceId, PidFd, SysError, at_random, user_namespace_of};
+
+use crate::proc_dir::{FileId, ProcDir, file_id};
+use crate::reads::Reads;
+use crate::unix::same_credentials;
+
+/// What changes when a process executes a program or changes its credentials. Compare two of them; an
+/// identity may be given only where they are equal.
+///
+/// `exe` and `image` are absent where the agent may not look into the process (it is not root); `layout`
+/// then catches most executions, and path and hash are withheld anyway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    started_ticks: u64,
+    uid: u32,
+    gid: u32,
+    exe: Option<FileId>,
+    /// Hash of the 16 AT_RANDOM bytes. A program may overwrite its own (Go's runtime clears them), so two
+    /// images of one such program can have the same hash: `layout` stands beside it.
+    image: Option<[u8; 32]>,
+    layout: [u64; 2],
+}
+
+/// A process as it was measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measurement {
+    /// What was found, and what was withheld.
+    pub evidence: Evidence,
+    /// What must not change until an identity is given.
+    pub fingerprint: Fingerprint,
+}
+
+/// Runs every attestor of the agent on a process.
+#[derive(Clone)]
+pub struct Measurer {
+    attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    reads: Arc<Reads>,
+}
+
+impl std::fmt::Debug for Measurer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.attestors.iter().map(|attestor| attestor.name()).collect();
+        f.debug_struct("Measurer")
+            .field("attestors", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Measurer {
+    /// A measurer with these attestors; `reads` is the one that they were made with.
+    #[must_use]
+    pub fn new(attestors: Vec<Arc<dyn WorkloadAttestor>>, reads: Arc<Reads>) -> Self {
+        Self { attestors, reads }
+    }
+
+    /// Measures the process with every attestor. One that fails makes the whole measurement fail.
+    ///
+    /// # Errors
+    /// [`WorkloadAttestError`]: of an attestor, `Changed` when the process executed a program or changed
+    /// its credentials meanwhile, `Gone` when it ended.
+    pub async fn measure(&self, process: &Process) -> Result<Measurement, WorkloadAttestError> {
+        let fingerprint = self.fingerprint(process).await?;
+        let mut evidence = Evidence::default();
+        for attestor in &self.attestors {
+            evidence.merge(attestor.attest(process).await?);
+        }
+        if self.fingerprint(process).await? != fingerprint {
+            return Err(WorkloadAttestError::Changed { pid: process.pid });
+        }
+        Ok(Measurement {
+            evidence,
+            fingerprint,
+        })
+    }
+
+    /// The fingerprint of the process as it is now: dear things are not read for it, so that it can be
+    /// taken before every answer.
+    ///
+    /// # Errors
+    /// `Gone` when it ended, `CredentialsDiffer` when its ids are not those that came with it, `Unreadable`.
+    pub async fn fingerprint(&self, process: &Process) -> Result<Fingerprint, WorkloadAttestError> {
+        let subject = process.clone();
+        let read = move || fingerprint(&subject);
+        self.reads.run(process, "the fingerprint", read).await
+    }
+}
+
+fn fingerprint(process: &Process) -> Result<Fingerprint, WorkloadAttestError> {
+    let dir = ProcDir::open(process)?;
+    let status = dir.status()?;
+    same_credentials(process, &status)?;
+    let stat = dir.stat()?;
+    let exe = match dir.open_link(c"exe", OFlag::O_PATH) {
+        Ok(exe) => Some(file_id(exe).map_err(|error| dir.failed("the executable", error))?),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+        Err(error) => return Err(dir.failed("`/proc/PID/exe`", error)),
+    };
+    let image = match at_random(process.pid) {
+        Ok(bytes) => Some(hash(bytes.expose())),
+        Err(SysError::NotPermitted { .. }) => None,
+        Err(error) => return Err(dir.failed("AT_RANDOM", io::Error::other(error))),
+    };
+    // AT_RANDOM was read by number: it was this process's as long as this process lives.
+    dir.still_alive()?;
+    Ok(Fingerprint {
+        started_ticks: stat.started_ticks,
+        uid: status.uid,
+        gid: status.gid,
+        exe,
+        image,
+        layout: stat.layout,
+    })
+}
+
+fn hash(bytes: &[u8]) -> [u8; 32] {
+    let digest = digest(&SHA256, bytes);
+    let mut hash = [0; 32];
+    for (to, from) in hash.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    hash
+}
+
+/// The namespaces that the agent itself lives in, read once at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentNamespaces {
+    pid: NamespaceId,
+    user: NamespaceId,
+}
+
+impl AgentNamespaces {
+    /// Those of the calling process.
+    ///
+    /// # Errors
+    /// Where `/proc/self/ns` cannot be read.
+    pub fn of_self() -> io::Result<Self> {
+        let id = |path| {
+            let file = file_id(File::open(path)?)?;
+            Ok::<_, io::Error>(NamespaceId {
+                dev: file.dev,
+                ino: file.ino,
+            })
+        };
+        Ok(Self {
+            pid: id("/proc/self/ns/pid")?,
+            user: id("/proc/self/ns/user")?,
+        })
+    }
+
+    /// How much of the process may be measured. Who is root over a PID namespace can name any process in it
+    /// as the sender of bytes; so where the owner is another user namespace than the agent's, the process
+    /// is known only as one of that namespace. What cannot be told counts as foreign.
+    ///
+    /// # Errors
+    /// `Gone` when the process has ended.
+    pub fn reach_of(&self, pidfd: &Arc<PidFd>, pid: i32) -> Result<Reach, WorkloadAttestError> {
+        let process = Process {
+            pidfd: Arc::clone(pidfd),
+            pid,
+            uid: 0,
+            gid: 0,
+            reach: Reach::Full,
+        };
+        let dir = ProcDir::open(&process)?;
+        let reach = self.look(&dir)?;
+        dir.still_alive()?;
+        Ok(reach)
+    }
+
+    fn look(&self, dir: &ProcDir<'_>) -> Result<Reach, WorkloadAttestError> {
+        let foreign = |reason: &str| Reach::NamespaceOnly {
+            reason: reason.to_owned(),
+        };
+        let namespace = match dir.open_link(c"ns/pid", OFlag::O_RDONLY) {
+            Ok(namespace) => namespace,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                // Whoever may not follow the link may still count: one number means the namespace of `/proc`.
+                return Ok(match dir.status()?.pid_namespaces {
+                    1 => Reach::Full,
+                    _ => foreign("the agent may not look at its PID namespace: run the agent as root"),
+                });
+            }
+            Err(error) => return Err(dir.failed("`/proc/PID/ns/pid`", error)),
+        };
+        let id = file_id(&namespace).map_err(|error| dir.failed("`/proc/PID/ns/pid`", error))?;
+        if (id.dev, id.ino) == (self.pid.dev, self.pid.ino) {
+            return Ok(Reach::Full);
+        }
+        match user_namespace_of(&namespace) {
+            Ok(owner) if owner == self.user => Ok(Reach::Full),
+            Ok(_) => Ok(foreign(
+                "its PID namespace belongs to another user namespace than the agent's, whose root can name \
+                 another process in its place",
+            )),
+            Err(SysError::NotPermitted { .. }) => Ok(foreign(
+                "its PID namespace belongs to a user namespace that is not visible to the agent",
+            )),
+            Err(error) => Err(dir.failed("the owner of its PID namespace", io::Error::other(error))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

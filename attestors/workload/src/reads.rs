@@ -1,0 +1,154 @@
+//! Blocking reads of other processes, off the runtime's own threads.
+//!
+//! A process can make reads of its files and memory last for ever (FUSE, userfaultfd). So each measurement
+//! has a deadline, and each uid a number of reads at once: whoever hangs them hangs only its own uid's.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use vouchsafe_attestors::{Process, WorkloadAttestError};
+
+/// The longest that one attestor may take for one process; waiting for a place counts.
+pub const MAX_READ_TIME: Duration = Duration::from_secs(10);
+
+/// Measurements of one uid's processes that may be under way at once.
+const READS_PER_UID: usize = 8;
+
+/// Uids whose places are remembered before those that nobody uses are forgotten.
+const UIDS_BEFORE_SWEEP: usize = 256;
+
+/// Carries out blocking reads, limited in time and in number for each uid. One for all attestors of an agent.
+#[derive(Debug)]
+pub struct Reads {
+    limit: Duration,
+    places: Mutex<HashMap<u32, Weak<Semaphore>>>,
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        Self::new(MAX_READ_TIME)
+    }
+}
+
+impl Reads {
+    /// Reads that are given up after `limit`.
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            places: Mutex::default(),
+        }
+    }
+
+    /// Runs `read` on a thread that may block.
+    ///
+    /// # Errors
+    /// That of `read`, or `TimedOut`; the thread then keeps its place until it comes back.
+    pub(crate) async fn run<T, F>(
+        &self,
+        process: &Process,
+        what: &'static str,
+        read: F,
+    ) -> Result<T, WorkloadAttestError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, WorkloadAttestError> + Send + 'static,
+    {
+        let pid = process.pid;
+        let unreadable = |source| WorkloadAttestError::Unreadable { what, pid, source };
+        let places = self.places_of(process.uid);
+        let work = async {
+            let place = places.acquire_owned().await.map_err(io::Error::other)?;
+            let reading = tokio::task::spawn_blocking(move || {
+                let found = read();
+                drop(place);
+                found
+            });
+            reading.await.map_err(io::Error::other)
+        };
+        match tokio::time::timeout(self.limit, work).await {
+            Ok(found) => found.map_err(unreadable)?,
+            Err(_elapsed) => {
+                tracing::warn!(pid, uid = process.uid, what, "gave up on reading a process");
+                Err(WorkloadAttestError::TimedOut {
+                    what,
+                    pid,
+                    limit: format!("{:?}", self.limit),
+                })
+            }
+        }
+    }
+
+    fn places_of(&self, uid: u32) -> Arc<Semaphore> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = places.get(&uid).and_then(Weak::upgrade) {
+            return known;
+        }
+        if places.len() >= UIDS_BEFORE_SWEEP {
+            places.retain(|_, held| held.strong_count() > 0);
+        }
+        let fresh = Arc::new(Semaphore::new(READS_PER_UID));
+        places.insert(uid, Arc::downgrade(&fresh));
+        fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use vouchsafe_attestors::Reach;
+    use vouchsafe_sys::PidFd;
+
+    use super::*;
+
+    fn process_of(uid: u32) -> Process {
+        let pidfd = PidFd::of_self().unwrap();
+        let pid = pidfd.pid().unwrap();
+        Process {
+            pidfd: Arc::new(pidfd),
+            pid,
+            uid,
+            gid: 0,
+            reach: Reach::Full,
+        }
+    }
+
+    #[tokio::test]
+    async fn reads_that_hang_cost_only_their_own_uid() {
+        let reads = Reads::new(Duration::from_millis(50));
+        let mut held = Vec::new();
+        for _ in 0..READS_PER_UID {
+            let (release, wait) = mpsc::channel::<()>();
+            held.push(release);
+            let process = process_of(1);
+            let hung = reads.run(&process, "a test", move || {
+                let _ended = wait.recv();
+                Ok(())
+            });
+            assert!(matches!(hung.await, Err(WorkloadAttestError::TimedOut { .. })));
+        }
+        let same_uid = reads.run(&process_of(1), "a test", || Ok(())).await;
+        assert!(matches!(same_uid, Err(WorkloadAttestError::TimedOut { .. })));
+        // Only the deadline of this machine's load stands between another uid and its answer.
+        let patient = Reads {
+            limit: Duration::from_secs(30),
+            places: Mutex::new(reads.places.lock().unwrap().clone()),
+        };
+        assert!(patient.run(&process_of(2), "a test", || Ok(())).await.is_ok());
+        drop(held);
+        assert!(patient.run(&process_of(1), "a test", || Ok(())).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn uids_that_nobody_uses_are_forgotten() {
+        let reads = Reads::default();
+        for uid in 0..2_000 {
+            reads.run(&process_of(uid), "a test", || Ok(())).await.unwrap();
+        }
+        assert!(reads.places.lock().unwrap().len() <= UIDS_BEFORE_SWEEP);
+    }
+}

@@ -1,0 +1,125 @@
+//! Finds the file that an interpreter was told to run, as the process itself sees the file system.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlink};
+use nix::sys::stat::{SFlag, fstat};
+
+use crate::proc_dir::{ProcDir, file_id};
+use crate::text::shown;
+
+/// A regular file, with the path by which the process reaches it when all links are followed.
+#[derive(Debug)]
+pub(crate) struct Script {
+    /// Refers to the file; it cannot be read by this descriptor.
+    pub(crate) fd: OwnedFd,
+    pub(crate) path: OsString,
+}
+
+/// Finds `name`, from the process's working directory and root.
+///
+/// # Errors
+/// The reason, for operators.
+pub(crate) fn find(dir: &ProcDir<'_>, name: &[u8]) -> Result<Script, String> {
+    let text = OsStr::from_bytes(name);
+    if name.is_empty() {
+        return Err("its name is empty".to_owned());
+    }
+    let said = |error: io::Error| format!("{} cannot be found by the process's root: {error}", shown(text));
+    let root_text = dir.read_link(c"root").map_err(said)?;
+    let root = dir
+        .open_link(c"root", OFlag::O_PATH | OFlag::O_DIRECTORY)
+        .map_err(said)?;
+    let absolute = if name.starts_with(b"/") {
+        PathBuf::from(text)
+    } else {
+        working_directory(dir, &root, &root_text)?.join(text)
+    };
+    let fd = open_in(&root, absolute.as_os_str(), ResolveFlag::empty()).map_err(|errno| match errno {
+        Errno::ENOENT | Errno::ENOTDIR => format!("{} does not exist", shown(absolute.as_os_str())),
+        errno => format!(
+            "{} cannot be opened: {}",
+            shown(absolute.as_os_str()),
+            errno.desc()
+        ),
+    })?;
+    let stat = fstat(&fd).map_err(|errno| said(errno.into()))?;
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err(format!("{} is not a regular file", shown(absolute.as_os_str())));
+    }
+    let path = canonical(&root, &root_text, &fd)?;
+    Ok(Script { fd, path })
+}
+
+/// The working directory as a path from the process's root.
+fn working_directory(dir: &ProcDir<'_>, root: &OwnedFd, root_text: &OsStr) -> Result<PathBuf, String> {
+    let said = |error: io::Error| format!("the process's working directory cannot be found: {error}");
+    let text = dir.read_link(c"cwd").map_err(said)?;
+    let cwd = dir
+        .open_link(c"cwd", OFlag::O_PATH | OFlag::O_DIRECTORY)
+        .map_err(said)?;
+    within(root_text, &text)
+        .filter(|path| is_file(root, path.as_os_str(), &cwd))
+        .ok_or_else(|| {
+            format!(
+                "the working directory {} is not below the process's root",
+                shown(&text)
+            )
+        })
+}
+
+/// The path of `fd` from the root, checked by opening it again.
+fn canonical(root: &OwnedFd, root_text: &OsStr, fd: &OwnedFd) -> Result<OsString, String> {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let text =
+        readlink(link.as_str()).map_err(|errno| format!("its path cannot be read: {}", errno.desc()))?;
+    match within(root_text, &text) {
+        Some(path) if is_file(root, path.as_os_str(), fd) => Ok(path.into_os_string()),
+        _ => Err(format!("{} is no longer that file", shown(&text))),
+    }
+}
+
+/// `path` as seen from `root`; both as the kernel prints them for us.
+fn within(root: &OsStr, path: &OsStr) -> Option<PathBuf> {
+    let below = Path::new(path).strip_prefix(root).ok()?;
+    Some(Path::new("/").join(below))
+}
+
+/// Whether a path without links names the file of `fd`.
+fn is_file(root: &OwnedFd, path: &OsStr, fd: &OwnedFd) -> bool {
+    let Ok(found) = open_in(root, path, ResolveFlag::RESOLVE_NO_SYMLINKS) else {
+        return false;
+    };
+    matches!((file_id(&found), file_id(fd)), (Ok(found), Ok(meant)) if found == meant)
+}
+
+fn open_in(root: &OwnedFd, path: &OsStr, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS | resolve);
+    openat2(root.as_fd(), path, how)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_those_that_the_process_sees() {
+        for (root, path, seen) in [
+            ("/", "/a/b", Some("/a/b")),
+            ("/srv/jail", "/srv/jail/a", Some("/a")),
+            ("/srv/jail", "/srv/jail", Some("/")),
+            ("/srv/jail", "/srv/jailed/a", None),
+            ("/srv/jail", "/a", None),
+        ] {
+            let found = within(OsStr::new(root), OsStr::new(path));
+            assert_eq!(found.as_deref(), seen.map(Path::new), "{path} below {root}");
+        }
+    }
+}
