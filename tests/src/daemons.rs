@@ -187,8 +187,11 @@ impl Deployment {
         let daemon = Daemon::start("vouchsafe-server", &file, &[], self.path("server.log"))?;
         self.server = Some(daemon);
         let socket = self.server_socket();
-        self.healthy("the server is healthy", &["--server-socket", &text(&socket)])
-            .await
+        self.healthy(
+            "the server is healthy",
+            &["health", "server", "--server-socket", &text(&socket)],
+        )
+        .await
     }
 
     /// Starts the agent with a fresh join token, and waits until it is healthy.
@@ -231,11 +234,14 @@ impl Deployment {
         let daemon = Daemon::start("vouchsafe-agent", &file, arguments, self.path("agent.log"))?;
         self.agent = Some(daemon);
         let socket = self.agent_socket();
-        self.healthy("the agent is healthy", &["--agent-admin-socket", &text(&socket)])
-            .await
+        self.healthy(
+            "the agent is healthy",
+            &["health", "agent", "--agent-admin-socket", &text(&socket)],
+        )
+        .await
     }
 
-    async fn healthy(&mut self, what: &str, socket: &[&str]) -> anyhow::Result<()> {
+    async fn healthy(&mut self, what: &str, arguments: &[&str]) -> anyhow::Result<()> {
         let program = binary("vouchsafe")?;
         until(what, async || {
             let daemons = [self.server.as_mut(), self.agent.as_mut()];
@@ -247,12 +253,7 @@ impl Deployment {
                 return Some(Err(ended));
             }
             let mut command = Command::new(&program);
-            let output = command
-                .args(socket)
-                .arg("health")
-                .stdin(Stdio::null())
-                .output()
-                .await;
+            let output = command.args(arguments).stdin(Stdio::null()).output().await;
             output
                 .is_ok_and(|output| output.status.success())
                 .then_some(Ok(()))
