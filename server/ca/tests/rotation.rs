@@ -1,0 +1,254 @@
+//! The authority as its users see it: what it issues verifies, across restarts, lost keys and months of rotation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::{Duration as Span, OffsetDateTime};
+use vouchsafe_ca::{CaConfig, CaError, CaManager, JwtRequest, X509Request};
+use vouchsafe_identity::key::LocalKey;
+use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, SpiffeId, TrustDomain, jwt, x509};
+use vouchsafe_runtime::keys::MemoryKeys;
+use vouchsafe_runtime::{Clock, KeyManager};
+use vouchsafe_store::{AuditReader, ChangeReader, MemoryStore, Revision, SharedStore};
+
+struct Bench {
+    store: SharedStore,
+    keys: Arc<dyn KeyManager>,
+    clock: Clock,
+    config: CaConfig,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            store: Arc::new(MemoryStore::new("server-1")),
+            keys: Arc::new(MemoryKeys::new()),
+            clock: Clock::manual(OffsetDateTime::UNIX_EPOCH + Span::days(20_000)),
+            config: CaConfig::new(TrustDomain::new("example.org").unwrap()),
+        }
+    }
+
+    async fn start(&self) -> Arc<CaManager> {
+        CaManager::start(
+            self.config.clone(),
+            self.store.clone(),
+            self.keys.clone(),
+            self.clock.clone(),
+        )
+        .await
+        .unwrap()
+    }
+}
+
+fn workload() -> SpiffeId {
+    SpiffeId::new("spiffe://example.org/agent/researcher").unwrap()
+}
+
+fn x509_request(ttl: Option<Duration>) -> X509Request {
+    let key = LocalKey::generate("workload", KeyAlgorithm::EcP256).unwrap();
+    X509Request {
+        spiffe_id: workload(),
+        public_key: key.public_key_spki().to_vec(),
+        dns_names: Vec::new(),
+        ttl,
+    }
+}
+
+fn jwt_request() -> JwtRequest {
+    JwtRequest {
+        spiffe_id: workload(),
+        audience: vec!["db".to_owned()],
+        ttl: None,
+        include_jti: false,
+    }
+}
+
+fn x509_verifies(ca: &CaManager, bundle: &Bundle, now: OffsetDateTime) -> bool {
+    let svid = ca.issue_x509(&x509_request(None)).unwrap();
+    x509::verify_svid(&svid.chain, bundle, now).is_ok_and(|leaf| leaf.spiffe_id == workload())
+}
+
+fn jwt_verifies(ca: &CaManager, bundle: &Bundle, now: OffsetDateTime) -> bool {
+    let token = ca.issue_jwt(&jwt_request()).unwrap().token;
+    jwt::verify_svid(
+        &token,
+        "db",
+        |td| (*td == bundle.trust_domain).then_some(bundle),
+        now,
+    )
+    .is_ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_start_publishes_what_verifies_its_svids() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    let bundle = ca.bundle();
+    assert_eq!(
+        (bundle.x509_authorities.len(), bundle.jwt_authorities.len()),
+        (1, 1)
+    );
+    assert!(x509_verifies(&ca, &bundle, bench.clock.now()));
+    assert!(jwt_verifies(&ca, &bundle, bench.clock.now()));
+    let records = bench.store.audit_records(1, 10).await.unwrap();
+    let actions: Vec<_> = records
+        .iter()
+        .map(|record| record.draft.action.as_str())
+        .collect();
+    assert_eq!(actions.iter().filter(|a| **a == "authority.prepare").count(), 2);
+    assert_eq!(actions.iter().filter(|a| **a == "authority.activate").count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jwt_without_an_audience_is_refused() {
+    let ca = Bench::new().start().await;
+    for audience in [vec![], vec![String::new()]] {
+        let request = JwtRequest {
+            audience,
+            ..jwt_request()
+        };
+        assert!(matches!(ca.issue_jwt(&request), Err(CaError::Request(_))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lives_are_cut_at_the_end_of_the_issuer() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    let long = Duration::from_secs(100 * 24 * 3600);
+    let end = bench.clock.now() + bench.config.ca_ttl;
+    assert!(ca.issue_x509(&x509_request(Some(long))).unwrap().not_after <= end);
+    let token = ca
+        .issue_jwt(&JwtRequest {
+            ttl: Some(long),
+            ..jwt_request()
+        })
+        .unwrap();
+    assert!(token.expires_at <= end);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_keeps_the_authorities() {
+    let bench = Bench::new();
+    let before = bench.start().await.bundle();
+    let ca = bench.start().await;
+    assert_eq!(ca.bundle(), before);
+    assert!(x509_verifies(&ca, &before, bench.clock.now()));
+    assert!(jwt_verifies(&ca, &before, bench.clock.now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_lost_are_replaced_and_old_svids_still_verify() {
+    let mut bench = Bench::new();
+    let first = bench.start().await;
+    let old = first.issue_x509(&x509_request(None)).unwrap();
+    bench.keys = Arc::new(MemoryKeys::new());
+    let ca = bench.start().await;
+    let bundle = ca.bundle();
+    assert_eq!(bundle.x509_authorities.len(), 2);
+    assert!(x509_verifies(&ca, &bundle, bench.clock.now()));
+    assert!(
+        !x509_verifies(&ca, &first.bundle(), bench.clock.now()),
+        "signed by the key that was lost"
+    );
+    assert!(x509::verify_svid(&old.chain, &bundle, bench.clock.now()).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_left_over_from_a_crash_is_forgotten_and_others_are_not() {
+    let bench = Bench::new();
+    bench
+        .keys
+        .generate("x509-ca-a-leftover", KeyAlgorithm::EcP256)
+        .await
+        .unwrap();
+    bench
+        .keys
+        .generate("somebody-elses", KeyAlgorithm::EcP256)
+        .await
+        .unwrap();
+    bench.start().await;
+    let left = bench.keys.list().await.unwrap();
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(left.contains(&"somebody-elses".to_owned()));
+    assert!(!left.contains(&"x509-ca-a-leftover".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_is_published_long_before_it_signs() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    let early = ca.bundle();
+    tokio::time::advance(Duration::from_secs(12 * 3600)).await;
+    ca.rotate().await.unwrap();
+    let prepared = ca.bundle();
+    assert_eq!(
+        (prepared.x509_authorities.len(), prepared.jwt_authorities.len()),
+        (2, 2)
+    );
+    assert!(prepared.sequence > early.sequence);
+    assert!(
+        x509_verifies(&ca, &early, bench.clock.now()),
+        "the old key signs until the new one is active"
+    );
+    tokio::time::advance(Duration::from_secs(8 * 3600)).await;
+    ca.rotate().await.unwrap();
+    assert!(
+        !x509_verifies(&ca, &early, bench.clock.now()),
+        "the new key signs now"
+    );
+    assert!(
+        x509_verifies(&ca, &prepared, bench.clock.now()),
+        "whoever fetched the bundle at half-life knows it"
+    );
+    assert!(jwt_verifies(&ca, &prepared, bench.clock.now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_a_month_each_svid_verifies_and_the_bundle_stays_small() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    for _ in 0..(30 * 12) {
+        let known = ca.bundle();
+        tokio::time::advance(Duration::from_secs(2 * 3600)).await;
+        ca.rotate().await.unwrap();
+        // A verifier that is two hours behind still verifies what is issued now.
+        assert!(x509_verifies(&ca, &known, bench.clock.now()));
+        assert!(jwt_verifies(&ca, &known, bench.clock.now()));
+        assert!(ca.bundle().x509_authorities.len() <= 5);
+        assert!(ca.bundle().jwt_authorities.len() <= 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_slept_past_its_end_recovers_at_start() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    tokio::time::advance(Duration::from_secs(100 * 3600)).await;
+    assert!(
+        matches!(
+            ca.issue_x509(&x509_request(None)),
+            Err(CaError::NoActiveAuthority(_))
+        ),
+        "expired: fails closed"
+    );
+    assert!(matches!(
+        ca.issue_jwt(&jwt_request()),
+        Err(CaError::NoActiveAuthority(_))
+    ));
+    let ca = bench.start().await;
+    assert!(x509_verifies(&ca, &ca.bundle(), bench.clock.now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn watchers_hear_of_a_rotation_and_the_change_log_has_it() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    let mut news = ca.bundle_changes();
+    news.mark_unchanged();
+    tokio::time::advance(Duration::from_secs(13 * 3600)).await;
+    ca.rotate().await.unwrap();
+    assert!(news.has_changed().unwrap());
+    let changes = bench.store.changes(Revision(0), 1000).await.unwrap().unwrap();
+    assert!(!changes.is_empty());
+}
