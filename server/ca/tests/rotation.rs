@@ -9,7 +9,7 @@ use vouchsafe_identity::key::LocalKey;
 use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, SpiffeId, TrustDomain, jwt, x509};
 use vouchsafe_runtime::keys::MemoryKeys;
 use vouchsafe_runtime::{Clock, KeyManager};
-use vouchsafe_store::{AuditReader, ChangeReader, MemoryStore, Revision, SharedStore};
+use vouchsafe_store::{MemoryStore, Revision, SharedStore};
 
 struct Bench {
     store: SharedStore,
