@@ -77,3 +77,42 @@ pub fn check_all<S: AsRef<str>>(names: &[S]) -> Result<(), DnsNameError> {
     }
     names.iter().try_for_each(|name| check(name.as_ref()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_as_in_the_dns() {
+        let label = "a".repeat(MAX_LABEL_BYTES);
+        for name in [
+            "localhost",
+            "w.example.org",
+            "*.example.org",
+            "_spiffe.example.org",
+            "1.2",
+            "W.Example.ORG",
+            &format!("{label}.{label}.{label}.{}", "a".repeat(61)),
+        ] {
+            assert_eq!(check(name), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        let label = "a".repeat(MAX_LABEL_BYTES + 1);
+        assert_eq!(check(""), Err(DnsNameError::Empty));
+        assert_eq!(check(&"a.".repeat(127)), Err(DnsNameError::TooLong(254)));
+        for name in ["a..b", ".a", "a.", "-a.b", "a-.b", &label, "."] {
+            assert_eq!(check(name), Err(DnsNameError::Label(name.to_owned())));
+        }
+        for name in ["a b", "a/b", "é.org", "a\0.b", "10.0.0.1:80", "a,b"] {
+            assert_eq!(check(name), Err(DnsNameError::Character(name.to_owned())));
+        }
+        for name in ["*", "*.org", "a.*.org", "a*.example.org", "*.*.org"] {
+            assert_eq!(check(name), Err(DnsNameError::Wildcard(name.to_owned())));
+        }
+        let many = vec!["a.org"; MAX_NAMES + 1];
+        assert_eq!(check_all(&many), Err(DnsNameError::TooMany(MAX_NAMES + 1)));
+    }
+}

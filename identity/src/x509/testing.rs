@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyUsagePurpose, SanType,
+};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
@@ -103,4 +107,37 @@ impl Signer for BrokenKey {
             reason: "the token was pulled out".to_owned(),
         })
     }
+}
+
+/// Parameters of a leaf that keeps every rule, for tests that then break one.
+pub(crate) fn leaf_params(spiffe_id: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.not_before = NOW - Duration::HOUR;
+    params.not_after = NOW + Duration::HOUR;
+    params.serial_number = Some(random_serial().unwrap().to_vec().into());
+    params.subject_alt_names = vec![SanType::URI(spiffe_id.try_into().unwrap())];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params
+}
+
+/// Parameters of an authority that keeps every rule; without a name, it is outside SPIFFE.
+pub(crate) fn authority_params(common_name: &str, uri: Option<&str>) -> CertificateParams {
+    let mut params = leaf_params("spiffe://unused");
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.not_before = NOW - Duration::DAY;
+    params.not_after = NOW + Duration::DAY;
+    params.subject_alt_names = uri
+        .map(|uri| SanType::URI(uri.try_into().unwrap()))
+        .into_iter()
+        .collect();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.extended_key_usages.clear();
+    params
 }

@@ -104,14 +104,7 @@ pub fn verify_svid<C: AsRef<[u8]>>(
         .filter(|root| is_valid_at(&root.certificate, now))
         .map(|root| CertificateDer::from(root.certificate.as_slice()))
         .collect();
-    let anchors: Vec<TrustAnchor<'_>> = roots
-        .iter()
-        .filter_map(|root| anchor_from_trusted_cert(root).ok())
-        .collect();
-    if anchors.is_empty() {
-        return Err(VerifyError::NoAuthority(bundle.trust_domain.clone()));
-    }
-    verify_path(leaf_der.as_ref(), rest, &anchors, id, now)?;
+    verify_path(leaf_der.as_ref(), rest, &roots, &leaf, now)?;
     Ok(leaf)
 }
 
@@ -140,27 +133,34 @@ fn is_valid_at(certificate: &[u8], now: OffsetDateTime) -> bool {
 }
 
 fn verify_path<C: AsRef<[u8]>>(
-    leaf: &[u8],
+    leaf_der: &[u8],
     intermediates: &[C],
-    anchors: &[TrustAnchor<'_>],
-    id: &SpiffeId,
+    roots: &[CertificateDer<'_>],
+    leaf: &LeafInfo,
     now: OffsetDateTime,
 ) -> Result<(), VerifyError> {
     let untrusted = |source| VerifyError::Untrusted {
-        id: id.clone(),
+        id: leaf.spiffe_id.clone(),
         source,
     };
-    let leaf = CertificateDer::from(leaf);
+    let anchors: Vec<TrustAnchor<'_>> = roots
+        .iter()
+        .filter_map(|root| anchor_from_trusted_cert(root).ok())
+        .collect();
+    if anchors.is_empty() {
+        return Err(VerifyError::NoAuthority(leaf.spiffe_id.trust_domain()));
+    }
+    let leaf_der = CertificateDer::from(leaf_der);
     let intermediates: Vec<CertificateDer<'_>> = intermediates
         .iter()
         .map(|one| CertificateDer::from(one.as_ref()))
         .collect();
-    let end_entity = EndEntityCert::try_from(&leaf).map_err(untrusted)?;
+    let end_entity = EndEntityCert::try_from(&leaf_der).map_err(untrusted)?;
     let seconds = u64::try_from(now.unix_timestamp()).unwrap_or_default();
     let path = end_entity
         .verify_for_usage(
             ALL_VERIFICATION_ALGS,
-            anchors,
+            &anchors,
             &intermediates,
             UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
             KeyUsage::client_auth(),
@@ -168,10 +168,32 @@ fn verify_path<C: AsRef<[u8]>>(
             None,
         )
         .map_err(untrusted)?;
+    let mut depth = 0;
     for signer in path.intermediate_certificates() {
         check_signer(&signer.der())?;
+        depth += 1;
     }
-    Ok(())
+    let permitted = roots.iter().any(|root| {
+        anchor_from_trusted_cert(root).is_ok_and(|anchor| anchor == *path.anchor())
+            && permits_depth(root, depth)
+    });
+    if permitted {
+        Ok(())
+    } else {
+        Err(untrusted(webpki::Error::PathLenConstraintViolated))
+    }
+}
+
+/// Whether a root allows so many certificates between it and a leaf; the path builder obeys
+/// such limits below the root only.
+fn permits_depth(root: &[u8], depth: u32) -> bool {
+    X509Certificate::from_der(root).is_ok_and(|(_, parsed)| {
+        parsed.basic_constraints().is_ok_and(|constraints| {
+            constraints
+                .and_then(|constraints| constraints.value.path_len_constraint)
+                .is_none_or(|limit| depth <= limit)
+        })
+    })
 }
 
 /// A signing certificate may name its trust domain, never a workload.
