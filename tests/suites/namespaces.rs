@@ -1,6 +1,8 @@
 //! Workload attestors on processes of other users and in namespaces of their own. Needs root, or user
 //! namespaces, or both, by test.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
