@@ -1,5 +1,3 @@
-//! Tests of the index: its answers are those of a walk over all entries.
-
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

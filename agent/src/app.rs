@@ -1,0 +1,373 @@
+//! The whole agent, put together: the one place where implementations are chosen.
+
+mod serve;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use vouchsafe_attestors::{NodeProver, WorkloadAttestor};
+use vouchsafe_node_attestors::join_token::{Prover, Token};
+use vouchsafe_runtime::keys::DiskKeys;
+use vouchsafe_runtime::notify::Notifier;
+use vouchsafe_runtime::tls::{self, BundleHandle, ChannelTimes, PeerRule, SvidHandle, TlsError};
+use vouchsafe_runtime::uds::{self, BindError, GuardedListener, PlainListener, SocketConfig};
+use vouchsafe_runtime::{Clock, ExitCode, KeyError, Readiness, TaskFailed, TaskFailures, TaskGroup};
+use vouchsafe_sys::proc_events::ProcEvents;
+use vouchsafe_workload_attestors::{
+    AgentNamespaces, Measurer, ProcessAttestor, ProcessConfig, Reads, UnixAttestor, UnixConfig,
+};
+
+use crate::admin::{Admin, Pulse};
+use crate::bootstrap::{Bootstrap, BootstrapError};
+use crate::cache::{JwtCache, X509Cache, issuer};
+use crate::caller::{ExecWatch, Gate};
+use crate::config::{BadConfig, Config, TokenFileError, read_token};
+use crate::knowledge::KnowledgeBase;
+use crate::node::attest::SERVER_PATH;
+use crate::node::state::{StateDir, StateError};
+use crate::node::{Node, NodeError};
+use crate::status::Status;
+use crate::sync::polling::Polling;
+use crate::upstream::Upstream;
+use crate::workload::Parts;
+
+/// Every user may open the workload socket: who connects is measured.
+const WORKLOAD_MODE: u32 = 0o666;
+/// The admin socket is the operator's.
+const ADMIN_MODE: u32 = 0o600;
+/// How long open calls may take to end when the agent stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the agent has from its host; tests replace it.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Tells the time.
+    pub clock: Clock,
+    /// Hears that the agent is up.
+    pub notifier: Notifier,
+}
+
+impl Host {
+    /// The real one.
+    pub fn system() -> Self {
+        Self {
+            clock: Clock::system(),
+            notifier: Notifier::from_environment(),
+        }
+    }
+}
+
+/// Where the agent listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// The Workload API.
+    pub workload_socket: PathBuf,
+    /// For the operator.
+    pub admin_socket: PathBuf,
+}
+
+/// Why the agent did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppError {
+    /// The configuration does not go together.
+    #[error(transparent)]
+    Config(#[from] BadConfig),
+    /// The token file gives no token.
+    #[error(transparent)]
+    TokenFile(#[from] TokenFileError),
+    /// The bundle file cannot be used.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// A socket could not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The folder of the agent's state failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The key manager failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The agent's own namespaces cannot be read.
+    #[error("cannot read the agent's own namespaces under /proc")]
+    Namespaces(#[source] std::io::Error),
+    /// Reflection or another part of the API could not be set up.
+    #[error("cannot set up the API: {0}")]
+    Api(String),
+    /// The agent's identity ended.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// A part ended that had to go on.
+    #[error(transparent)]
+    Task(#[from] TaskFailed),
+}
+
+impl AppError {
+    /// With what the process ends, so that a supervisor can tell what to do.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::Bootstrap(_) | Self::TokenFile(_) => ExitCode::Config,
+            Self::Bind(_) | Self::State(_) | Self::Key(_) | Self::Namespaces(_) => ExitCode::Io,
+            Self::Tls(_) | Self::Api(_) | Self::Task(_) => ExitCode::Software,
+            Self::Node(error) => match error {
+                NodeError::NothingToJoinWith => ExitCode::Config,
+                NodeError::Expelled(_) | NodeError::NotAdmitted(_) | NodeError::Expired(_) => {
+                    ExitCode::NoPermission
+                }
+                NodeError::State(_) | NodeError::Key(_) | NodeError::KeyMissing(_) => ExitCode::Io,
+                NodeError::Tls(_) | NodeError::Request(_) => ExitCode::Software,
+            },
+        }
+    }
+}
+
+/// The agent, built and listening.
+#[derive(Debug)]
+pub struct App {
+    addresses: Addresses,
+    config: Config,
+    host: Host,
+    workload: GuardedListener,
+    admin: PlainListener,
+    node: Node,
+    parts: Parts,
+    upstream: Upstream,
+    status: Arc<Status>,
+    own: watch::Receiver<Option<Arc<crate::node::OwnSvid>>>,
+    execs: (ExecWatch, Option<ProcEvents>),
+    group: TaskGroup,
+    failures: TaskFailures,
+}
+
+impl App {
+    /// Binds every listener, takes hold of the state and puts the parts together. Nothing is served before
+    /// [`App::run`]. `token` counts more than the one of the configuration.
+    ///
+    /// # Errors
+    /// [`AppError`] names what is in the way.
+    pub async fn build(mut config: Config, host: Host, token: Option<Token>) -> Result<Self, AppError> {
+        config.check()?;
+        let prover = prover(&mut config, token)?;
+        let bootstrap = Bootstrap::of(&config)?;
+        let state = StateDir::open(&config.data_dir)?;
+        let limits = config.limits.connections();
+        let workload = GuardedListener::bind(&socket(config.workload_socket.clone(), WORKLOAD_MODE), limits)?;
+        let admin = uds::bind(&socket(config.admin_socket(), ADMIN_MODE))?;
+        let admin = PlainListener::new(admin, limits);
+        let addresses = Addresses {
+            workload_socket: workload.path().to_owned(),
+            admin_socket: admin.path().to_owned(),
+        };
+
+        let (svid, bundles) = (SvidHandle::new(), BundleHandle::new());
+        let upstream = upstream(&config, &host.clock, &svid, &bundles)?;
+        let knowledge = KnowledgeBase::new(config.trust_domain.clone(), None);
+        let (own, own_seen) = watch::channel(None);
+        let node = Node {
+            trust_domain: config.trust_domain.clone(),
+            address: config.server_address.clone(),
+            bootstrap,
+            prover,
+            keys: Arc::new(DiskKeys::open(&state.keys_folder())?),
+            state,
+            svid,
+            bundles,
+            upstream: upstream.clone(),
+            knowledge: knowledge.clone(),
+            clock: host.clock.clone(),
+            own,
+        };
+        node.check()?;
+        let (group, failures) = TaskGroup::new();
+        let parts = Parts {
+            gate: Arc::new(gate(&config)?),
+            knowledge,
+            x509: X509Cache::new(config.cache.x509_svids),
+            jwt: Arc::new(JwtCache::new(config.cache.jwt_svids)),
+            authority: Arc::new(upstream.clone()),
+            clock: host.clock.clone(),
+            stopping: group.stopping(),
+        };
+        let execs = tokio::task::spawn_blocking(ExecWatch::start)
+            .await
+            .map_err(|e| AppError::Api(e.to_string()))?;
+        Ok(Self {
+            addresses,
+            config,
+            host,
+            workload,
+            admin,
+            node,
+            parts,
+            upstream,
+            status: Arc::default(),
+            own: own_seen,
+            execs,
+            group,
+            failures,
+        })
+    }
+
+    /// Where the agent listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Serves until `signal` resolves (to the reason) or a part fails.
+    ///
+    /// # Errors
+    /// [`AppError`], why the agent could not go on.
+    pub async fn run(self, signal: impl Future<Output = &'static str>) -> Result<(), AppError> {
+        let Addresses {
+            workload_socket,
+            admin_socket,
+        } = &self.addresses;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            trust_domain = %self.config.trust_domain,
+            server = %self.config.server_address,
+            workload_socket = %workload_socket.display(),
+            admin_socket = %admin_socket.display(),
+            "agent is starting"
+        );
+        let ended: Arc<OnceLock<NodeError>> = Arc::default();
+        let (group, failures, notifier) = self.start(&ended)?;
+        let outcome = vouchsafe_runtime::run::run(group, failures, signal, DRAIN).await;
+        notifier.stopping();
+        match (Arc::into_inner(ended).and_then(OnceLock::into_inner), outcome) {
+            (Some(error), _) => Err(error.into()),
+            (None, outcome) => Ok(outcome?),
+        }
+    }
+
+    /// Starts every task. What ends the agent's identity is left in `ended`.
+    fn start(
+        self,
+        ended: &Arc<OnceLock<NodeError>>,
+    ) -> Result<(TaskGroup, TaskFailures, Notifier), AppError> {
+        let (group, readiness) = (self.group, Readiness::new());
+        let (joined, synced) = (readiness.guard("identity"), readiness.guard("entries"));
+        let (execs, events) = self.execs;
+        let pulse = Pulse {
+            status: Arc::clone(&self.status),
+            own: self.own.clone(),
+            execs: execs.clone(),
+        };
+        let admin = Admin {
+            parts: self.parts.clone(),
+            pulse,
+        };
+        let limits = &self.config.limits;
+        serve::workload(self.workload, self.parts.clone(), execs.clone(), limits, &group)?;
+        serve::admin(self.admin, admin, limits, &group)?;
+
+        let (node, ended) = (self.node, Arc::clone(ended));
+        group.essential("identity", async move {
+            let Err(error) = node.run(joined).await else {
+                return Ok(());
+            };
+            let text = error.to_string();
+            let _already = ended.set(error);
+            Err(text)
+        });
+        let source = Polling::new(
+            self.upstream.clone(),
+            self.config.sync_interval.get(),
+            self.host.clock.clone(),
+        );
+        let (mut own, parts, clock) = (self.own, self.parts.clone(), self.host.clock.clone());
+        let status = self.status;
+        endless(&group, "sync", async move {
+            if own.wait_for(Option::is_some).await.is_ok() {
+                crate::sync::follow(Box::new(source), parts.knowledge, status, clock, synced).await;
+            }
+        });
+        endless(&group, "svid cache", serve::follow(self.parts.clone()));
+        let Parts { x509, authority, .. } = self.parts;
+        endless(
+            &group,
+            "x509 issuer",
+            issuer::issue(x509, authority, self.host.clock.clone()),
+        );
+        endless(&group, "exec watch", execs.run(events));
+        let notifier = self.host.notifier.clone();
+        endless(&group, "readiness", async move {
+            readiness.ready().await;
+            tracing::info!("agent is ready");
+            notifier.ready();
+            std::future::pending::<()>().await;
+        });
+        Ok((group, self.failures, self.host.notifier))
+    }
+}
+
+/// Spawns a task that ends only when the group stops.
+fn endless(group: &TaskGroup, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    let stopping = group.stopping();
+    group.essential(name, async move {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = task => {}
+        }
+        Ok::<(), std::convert::Infallible>(())
+    });
+}
+
+fn prover(config: &mut Config, token: Option<Token>) -> Result<Option<Arc<dyn NodeProver>>, AppError> {
+    let configured = config.join_token.take().map(|token| token.0);
+    let token = match (token.or(configured), &config.join_token_file) {
+        (Some(token), _) => Some(token),
+        // A file that is gone is no error: the token in it was used at the first start.
+        (None, Some(path)) if path.exists() => Some(read_token(path)?),
+        (None, _) => None,
+    };
+    Ok(token.map(|token| Arc::new(Prover::new(token)) as Arc<dyn NodeProver>))
+}
+
+fn socket(path: PathBuf, mode: u32) -> SocketConfig {
+    SocketConfig {
+        path,
+        mode,
+        group: None,
+    }
+}
+
+fn upstream(
+    config: &Config,
+    clock: &Clock,
+    svid: &SvidHandle,
+    bundles: &BundleHandle,
+) -> Result<Upstream, AppError> {
+    let server = config
+        .trust_domain
+        .with_path(SERVER_PATH)
+        .map_err(|e| AppError::Api(e.to_string()))?;
+    let tls = tls::client_config(Some(svid), bundles, clock, PeerRule::Exact(server))?;
+    let address = config.server_address.clone();
+    Ok(Upstream::new(move || {
+        tls::channel(&address, Arc::clone(&tls), ChannelTimes::default())
+    }))
+}
+
+fn gate(config: &Config) -> Result<Gate, AppError> {
+    let reads = Arc::new(Reads::default());
+    let hash_limit_bytes = config.attest.hash_limit.get();
+    let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![
+        Arc::new(UnixAttestor::new(
+            UnixConfig { hash_limit_bytes },
+            Arc::clone(&reads),
+        )),
+        Arc::new(ProcessAttestor::new(
+            ProcessConfig { hash_limit_bytes },
+            Arc::clone(&reads),
+        )),
+    ];
+    let namespaces = AgentNamespaces::of_self().map_err(AppError::Namespaces)?;
+    Ok(Gate::new(Measurer::new(attestors, reads), namespaces))
+}

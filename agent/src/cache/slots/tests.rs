@@ -1,0 +1,148 @@
+//! What is due, what is served, and what is forgotten.
+
+use super::*;
+use crate::testing::{at, entry, svid};
+
+fn slots_of(entries: &[Arc<Entry>], limit: usize) -> Slots {
+    let mut slots = Slots::new(limit);
+    slots.follow(&EntryIndex::new(entries.iter().cloned()));
+    slots
+}
+
+fn ids(entries: &[Arc<Entry>]) -> Vec<String> {
+    entries.iter().map(|entry| entry.id.to_string()).collect()
+}
+
+fn changed(entry: &Entry, change: impl FnOnce(&mut Entry)) -> Arc<Entry> {
+    let mut entry = Entry::clone(entry);
+    entry.version.revision += 1;
+    change(&mut entry);
+    Arc::new(entry)
+}
+
+#[test]
+fn an_expired_svid_is_not_served() {
+    let one = entry("one", &["unix:uid:1"]);
+    let mut slots = slots_of(std::slice::from_ref(&one), 10);
+    slots.issued(&one.id, svid(&one, at(0), at(100)));
+    assert!(matches!(slots.look(&one, at(99)), Held::Ready(_)));
+    assert!(matches!(slots.look(&one, at(100)), Held::Awaited));
+}
+
+#[test]
+fn an_svid_of_another_id_is_not_served_after_the_entry_changed() {
+    let one = entry("one", &["unix:uid:1"]);
+    let mut slots = slots_of(std::slice::from_ref(&one), 10);
+    slots.issued(&one.id, svid(&one, at(0), at(100)));
+    let other = changed(&one, |e| {
+        e.spiffe_id = "spiffe://example.org/other".parse().unwrap()
+    });
+    slots.follow(&EntryIndex::new([Arc::clone(&other)]));
+    assert!(matches!(slots.look(&other, at(1)), Held::Awaited));
+    assert_eq!(ids(&slots.take_due(at(1), 10)), ["one"]);
+}
+
+#[test]
+fn a_changed_entry_is_issued_anew_and_the_old_svid_serves_until_then() {
+    let one = entry("one", &["unix:uid:1"]);
+    let mut slots = slots_of(std::slice::from_ref(&one), 10);
+    slots.issued(&one.id, svid(&one, at(0), at(100)));
+    let newer = changed(&one, |e| e.hint = "new".to_owned());
+    slots.follow(&EntryIndex::new([Arc::clone(&newer)]));
+    assert!(matches!(slots.look(&newer, at(1)), Held::Ready(_)));
+    assert_eq!(ids(&slots.take_due(at(1), 10)), ["one"]);
+}
+
+#[test]
+fn a_removed_entry_is_forgotten_with_its_svid() {
+    let one = entry("one", &["unix:uid:1"]);
+    let mut slots = slots_of(std::slice::from_ref(&one), 10);
+    slots.issued(&one.id, svid(&one, at(0), at(100)));
+    slots.follow(&EntryIndex::default());
+    assert!(matches!(slots.look(&one, at(1)), Held::Awaited));
+    assert_eq!(slots.held(), 0);
+    slots.issued(&one.id, svid(&one, at(0), at(100)));
+    assert_eq!(slots.held(), 0, "an answer that comes too late is dropped");
+}
+
+#[test]
+fn an_svid_is_due_at_its_time_and_only_once() {
+    let one = entry("one", &["unix:uid:1"]);
+    let mut slots = slots_of(std::slice::from_ref(&one), 10);
+    slots.issued(&one.id, svid(&one, at(0), at(100)));
+    assert!(slots.take_due(at(49), 10).is_empty());
+    assert_eq!(slots.next_due(at(49)), Some(at(50)));
+    assert_eq!(ids(&slots.take_due(at(50), 10)), ["one"]);
+    assert!(slots.take_due(at(50), 10).is_empty(), "it was asked for");
+}
+
+#[test]
+fn what_fails_is_tried_again_later_and_later() {
+    let one = entry("one", &["unix:uid:1"]);
+    let mut slots = slots_of(std::slice::from_ref(&one), 10);
+    let mut now = at(0);
+    let mut last = time::Duration::ZERO;
+    for _ in 0..10 {
+        assert_eq!(ids(&slots.take_due(now, 10)), ["one"]);
+        slots.failed(&one.id, "no", now);
+        assert!(matches!(slots.look(&one, now), Held::Failed(reason) if reason == "no"));
+        let next = slots.next_due(now).unwrap();
+        assert!(next - now >= last && next - now <= LONGEST_RETRY);
+        last = next - now;
+        now = next;
+    }
+}
+
+#[test]
+fn a_failed_rotation_leaves_the_old_svid() {
+    let one = entry("one", &["unix:uid:1"]);
+    let mut slots = slots_of(std::slice::from_ref(&one), 10);
+    slots.issued(&one.id, svid(&one, at(0), at(100)));
+    slots.failed(&one.id, "away", at(60));
+    assert!(matches!(slots.look(&one, at(61)), Held::Ready(_)));
+}
+
+#[test]
+fn callers_that_wait_come_first() {
+    let entries: Vec<_> = (0..5).map(|n| entry(&format!("e{n}"), &["unix:uid:1"])).collect();
+    let mut slots = slots_of(&entries, 10);
+    slots.pin(&entries[3]);
+    assert_eq!(ids(&slots.take_due(at(0), 1)), ["e3"]);
+}
+
+#[test]
+fn prefetching_stops_at_the_limit_and_a_caller_still_gets_its_own() {
+    let entries: Vec<_> = (0..5).map(|n| entry(&format!("e{n}"), &["unix:uid:1"])).collect();
+    let mut slots = slots_of(&entries, 2);
+    assert_eq!(slots.take_due(at(0), 10).len(), 2);
+    slots.pin(&entries[4]);
+    assert_eq!(ids(&slots.take_due(at(0), 10)), ["e4"]);
+}
+
+#[test]
+fn the_longest_unused_go_first_and_pinned_ones_stay() {
+    let entries: Vec<_> = (0..4).map(|n| entry(&format!("e{n}"), &["unix:uid:1"])).collect();
+    let mut slots = Slots::new(2);
+    for one in &entries {
+        slots.pin(one);
+        slots.issued(&one.id, svid(one, at(0), at(100)));
+    }
+    slots.unpin(&entries[1].id);
+    slots.unpin(&entries[2].id);
+    slots.unpin(&entries[3].id);
+    assert_eq!(slots.held(), 2);
+    assert!(matches!(slots.look(&entries[0], at(1)), Held::Ready(_)), "pinned");
+    assert!(
+        matches!(slots.look(&entries[3], at(1)), Held::Ready(_)),
+        "used last"
+    );
+}
+
+#[test]
+fn an_entry_that_asks_for_no_prefetch_waits_for_a_caller() {
+    let shy = changed(&entry("shy", &["unix:uid:1"]), |e| e.prefetch = false);
+    let mut slots = slots_of(std::slice::from_ref(&shy), 10);
+    assert!(slots.take_due(at(0), 10).is_empty());
+    slots.pin(&shy);
+    assert_eq!(ids(&slots.take_due(at(0), 10)), ["shy"]);
+}

@@ -1,0 +1,129 @@
+//! The X.509-SVIDs that are held, shared by callers and the issuer: a lock around [`Slots`], and who is woken when.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use time::OffsetDateTime;
+use tokio::sync::{Notify, watch};
+
+use super::EntryIndex;
+use super::slots::{Held, Slots, X509Svid};
+use crate::entry::{Entry, EntryId};
+
+/// Holds X.509-SVIDs. Cheap to clone: all clones hold the same.
+#[derive(Debug, Clone)]
+pub struct X509Cache(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    slots: Mutex<Slots>,
+    /// Counts changes of what [`X509Cache::look`] says.
+    changes: watch::Sender<u64>,
+    /// Wakes the issuer.
+    work: Notify,
+}
+
+/// The outcome of asking for one SVID.
+pub type Outcome = Result<X509Svid, String>;
+
+impl X509Cache {
+    /// An empty cache of that many SVIDs, besides those that open streams hold.
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Shared {
+            slots: Mutex::new(Slots::new(limit)),
+            changes: watch::Sender::new(0),
+            work: Notify::new(),
+        }))
+    }
+
+    /// Takes in what the server now says.
+    pub fn follow(&self, entries: &EntryIndex) {
+        self.lock().follow(entries);
+        self.0.work.notify_one();
+    }
+
+    /// Says that a caller wants the SVIDs of these entries, until the pins are dropped.
+    pub fn pin(&self, entries: &[Arc<Entry>]) -> Pins {
+        let mut slots = self.lock();
+        for entry in entries {
+            slots.pin(entry);
+        }
+        drop(slots);
+        self.0.work.notify_one();
+        Pins {
+            cache: self.clone(),
+            ids: entries.iter().map(|entry| entry.id.clone()).collect(),
+        }
+    }
+
+    /// What is known of the SVIDs of these entries, in their order.
+    pub fn look(&self, entries: &[Arc<Entry>], now: OffsetDateTime) -> Vec<Held> {
+        let slots = self.lock();
+        entries.iter().map(|entry| slots.look(entry, now)).collect()
+    }
+
+    /// To wait for changes of what is known.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// How many SVIDs are held.
+    pub fn held(&self) -> usize {
+        self.lock().held()
+    }
+
+    /// Takes at most `count` entries whose SVIDs are to be had now.
+    pub(super) fn take_due(&self, now: OffsetDateTime, count: usize) -> Vec<Arc<Entry>> {
+        self.lock().take_due(now, count)
+    }
+
+    /// When something will next be due, if nothing changes.
+    pub(super) fn next_due(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        self.lock().next_due(now)
+    }
+
+    /// Waits until something may be due earlier than [`X509Cache::next_due`] said.
+    pub(super) async fn work(&self) {
+        self.0.work.notified().await;
+    }
+
+    /// Takes in the outcomes of one call.
+    pub(super) fn settle(&self, outcomes: Vec<(EntryId, Outcome)>, now: OffsetDateTime) {
+        let mut slots = self.lock();
+        for (id, outcome) in outcomes {
+            match outcome {
+                Ok(svid) => slots.issued(&id, svid),
+                Err(reason) => slots.failed(&id, &reason, now),
+            }
+        }
+        drop(slots);
+        self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps SVIDs from being evicted while a caller holds a stream on them.
+#[derive(Debug)]
+pub struct Pins {
+    cache: X509Cache,
+    ids: HashSet<EntryId>,
+}
+
+impl Pins {
+    /// Whether these are the pins of exactly these entries.
+    pub fn hold(&self, entries: &[Arc<Entry>]) -> bool {
+        self.ids.len() == entries.len() && entries.iter().all(|entry| self.ids.contains(&entry.id))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let mut slots = self.cache.lock();
+        for id in &self.ids {
+            slots.unpin(id);
+        }
+    }
+}

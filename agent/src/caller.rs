@@ -1,0 +1,189 @@
+//! Who calls: the process that made the connection and alone wrote on it, measured, and looked at again before each
+//! answer (DESIGN §5.4).
+//!
+//! What a process is, is taken down when its connection is accepted, before a byte of it is read. A connector that
+//! executes another program, or changes its credentials, is another caller: its connection ends, and it connects again
+//! as what it then is.
+
+pub mod connection;
+pub mod exec;
+
+use std::sync::Arc;
+
+use tonic::{Code, Status};
+use vouchsafe_attestors::{Evidence, Process, WorkloadAttestError};
+use vouchsafe_identity::SelectorSet;
+use vouchsafe_runtime::uds::Peer;
+use vouchsafe_sys::{PidFd, ProcessIdentity, SysError};
+use vouchsafe_workload_attestors::{AgentNamespaces, Fingerprint, Measurer};
+
+pub use connection::{CallerStream, Connection};
+pub use exec::ExecWatch;
+
+/// Why a caller gets no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallerError {
+    /// It has ended.
+    #[error("the calling process has ended")]
+    Gone,
+    /// It is not what it was when it connected.
+    #[error("the calling process has executed another program or changed its credentials: connect again")]
+    Changed,
+    /// It could not be measured.
+    #[error("workload attestation failed")]
+    Unmeasured(#[source] WorkloadAttestError),
+    /// It could not be measured when it connected; the text says why.
+    #[error("workload attestation failed: {0}")]
+    UnmeasuredAtFirst(String),
+    /// The kernel did not say what it was asked.
+    #[error("the calling process cannot be held")]
+    Kernel(#[source] SysError),
+}
+
+impl From<WorkloadAttestError> for CallerError {
+    fn from(error: WorkloadAttestError) -> Self {
+        match error {
+            WorkloadAttestError::Gone { .. } => Self::Gone,
+            WorkloadAttestError::Changed { .. } | WorkloadAttestError::CredentialsDiffer { .. } => {
+                Self::Changed
+            }
+            other => Self::Unmeasured(other),
+        }
+    }
+}
+
+impl From<SysError> for CallerError {
+    fn from(error: SysError) -> Self {
+        match error {
+            SysError::Gone => Self::Gone,
+            other => Self::Kernel(other),
+        }
+    }
+}
+
+impl From<CallerError> for Status {
+    fn from(error: CallerError) -> Self {
+        let code = match error {
+            CallerError::Changed => Code::Aborted,
+            _ => Code::Unavailable,
+        };
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        Self::new(code, format!("{error}{}", cause.unwrap_or_default()))
+    }
+}
+
+/// A caller as it was measured for one call.
+#[derive(Debug)]
+pub struct Caller {
+    /// Its connection.
+    pub connection: Arc<Connection>,
+    /// What was found.
+    pub evidence: Evidence,
+    /// The same, for matching.
+    pub selectors: SelectorSet,
+    /// What must not change until it is answered.
+    pub fingerprint: Fingerprint,
+}
+
+impl Caller {
+    /// Which process it is.
+    pub fn process(&self) -> ProcessIdentity {
+        self.connection.peer.identity()
+    }
+}
+
+/// Measures callers.
+#[derive(Debug)]
+pub struct Gate {
+    measurer: Measurer,
+    namespaces: AgentNamespaces,
+}
+
+impl Gate {
+    /// A gate that measures with `measurer`, in an agent that lives in `namespaces`.
+    pub fn new(measurer: Measurer, namespaces: AgentNamespaces) -> Self {
+        Self { measurer, namespaces }
+    }
+
+    /// Takes down what a process is, when its connection is accepted.
+    pub(crate) async fn first_look(&self, peer: &Arc<Peer>) -> Result<(Process, Fingerprint), CallerError> {
+        let pidfd = Arc::new(peer.pidfd().try_clone()?);
+        let credentials = peer.credentials();
+        let process = self.process(pidfd, credentials.uid, credentials.gid).await?;
+        let fingerprint = self.measurer.fingerprint(&process).await?;
+        Ok((process, fingerprint))
+    }
+
+    /// A process, with how much of it may be measured.
+    ///
+    /// # Errors
+    /// [`CallerError`] when it has ended or the kernel does not answer.
+    pub async fn process(&self, pidfd: Arc<PidFd>, uid: u32, gid: u32) -> Result<Process, CallerError> {
+        let pid = pidfd.pid()?;
+        let (namespaces, held) = (self.namespaces, Arc::clone(&pidfd));
+        let reach = tokio::task::spawn_blocking(move || namespaces.reach_of(&held, pid))
+            .await
+            .map_err(|e| CallerError::UnmeasuredAtFirst(e.to_string()))??;
+        Ok(Process {
+            pidfd,
+            pid,
+            uid,
+            gid,
+            reach,
+        })
+    }
+
+    /// Measures the caller of one call.
+    ///
+    /// # Errors
+    /// [`CallerError`]; nobody gets anything then.
+    pub async fn measure(&self, connection: &Arc<Connection>) -> Result<Caller, CallerError> {
+        let (process, at_first) = connection.first()?;
+        let measured = self.measurer.measure(process).await?;
+        if measured.fingerprint != *at_first {
+            connection.condemn();
+            return Err(CallerError::Changed);
+        }
+        if !connection.peer.is_alive() {
+            return Err(CallerError::Gone);
+        }
+        Ok(Caller {
+            connection: Arc::clone(connection),
+            selectors: measured.evidence.selectors(),
+            evidence: measured.evidence,
+            fingerprint: measured.fingerprint,
+        })
+    }
+
+    /// Whether the caller is still the process that was measured, running what it ran: to be asked before each answer.
+    ///
+    /// # Errors
+    /// [`CallerError`]; the connection is ended where it belongs to another program now.
+    pub async fn check(&self, connection: &Connection) -> Result<(), CallerError> {
+        let (process, at_first) = connection.first()?;
+        let now = self.measurer.fingerprint(process).await;
+        let same = now
+            .map_err(CallerError::from)
+            .and_then(|now| match now == *at_first {
+                true => Ok(()),
+                false => Err(CallerError::Changed),
+            });
+        if matches!(same, Err(CallerError::Changed)) {
+            connection.condemn();
+        }
+        same?;
+        match connection.peer.is_alive() {
+            true => Ok(()),
+            false => Err(CallerError::Gone),
+        }
+    }
+
+    /// Measures any process, for an operator.
+    ///
+    /// # Errors
+    /// [`CallerError`].
+    pub async fn examine(&self, process: &Process) -> Result<Evidence, CallerError> {
+        Ok(self.measurer.measure(process).await?.evidence)
+    }
+}

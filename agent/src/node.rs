@@ -1,0 +1,360 @@
+//! The agent's own identity: joins, keeps its SVID current, and obeys a server that refuses it.
+//!
+//! Renewal is in two phases: the new key and the new SVID are on disk before they are used, and until then the old SVID
+//! serves. So the agent can be killed at any moment and comes back without a new token.
+
+pub mod attest;
+pub mod state;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use vouchsafe_attestors::NodeProver;
+use vouchsafe_identity::x509::{self, LeafInfo};
+use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, SpiffeId, TrustDomain};
+use vouchsafe_runtime::tls::{BundleHandle, ServerAddress, SvidHandle, TlsError};
+use vouchsafe_runtime::{Clock, KeyError, KeyManager, ReadyGuard};
+
+use crate::bootstrap::Bootstrap;
+use crate::cache::rotation::Lifetime;
+use crate::knowledge::KnowledgeBase;
+use crate::random::{Backoff, jitter};
+use crate::upstream::{Refusal, Upstream, UpstreamError};
+use attest::{AttestError, Attestation};
+use state::{StateDir, StateError, StoredSvid};
+
+/// The two places of the agent's key: one is in use while the other gets the next key.
+const KEY_SLOTS: [&str; 2] = ["agent-svid-a", "agent-svid-b"];
+/// Wait after the first failure.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// Longest wait between two tries.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// The agent's own SVID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnSvid {
+    /// Who the agent is.
+    pub spiffe_id: SpiffeId,
+    /// From when to when it is valid.
+    pub lifetime: Lifetime,
+    /// In lower-case hex.
+    pub serial: String,
+    stored: StoredSvid,
+}
+
+/// Why the agent cannot go on. None of these passes by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The server refuses this agent; what was stored of its identity is gone.
+    #[error("{0}; the stored SVID was removed: start the agent with a new join token")]
+    Expelled(Refusal),
+    /// The server did not believe the node.
+    #[error("the server refused this node: {0}")]
+    NotAdmitted(String),
+    /// The own SVID expired before the server could be reached.
+    #[error(
+        "the SVID of this agent expired at {0} and could not be renewed: start the agent with a new join token"
+    )]
+    Expired(OffsetDateTime),
+    /// There is no stored SVID and nothing to join with.
+    #[error(
+        "this agent has no valid SVID and nothing to join with: make a token with `vouchsafe token generate` on the \
+         server and start the agent with `--join-token`"
+    )]
+    NothingToJoinWith,
+    /// The folder of the agent's state failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The key manager failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The SVID and its key cannot be shown.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The stored key is gone.
+    #[error("the key `{0}` of the stored SVID is missing: remove `agent-svid.json` and join anew")]
+    KeyMissing(String),
+    /// The library refused to make a request.
+    #[error("a certificate request could not be made: {0}")]
+    Request(String),
+}
+
+/// What the agent's identity is made from.
+pub struct Node {
+    /// The own trust domain.
+    pub trust_domain: TrustDomain,
+    /// The server.
+    pub address: ServerAddress,
+    /// How the server is known at first.
+    pub bootstrap: Bootstrap,
+    /// What proves the node, if anything.
+    pub prover: Option<Arc<dyn NodeProver>>,
+    /// What outlives the process.
+    pub state: StateDir,
+    /// The agent's own keys.
+    pub keys: Arc<dyn KeyManager>,
+    /// The SVID that is shown to the server.
+    pub svid: SvidHandle,
+    /// The bundle by which the server is known.
+    pub bundles: BundleHandle,
+    /// The server.
+    pub upstream: Upstream,
+    /// Entries and bundles.
+    pub knowledge: KnowledgeBase,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Where the other parts see the agent's own SVID.
+    pub own: watch::Sender<Option<Arc<OwnSvid>>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("trust_domain", &self.trust_domain)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Joins and keeps the SVID current, for as long as the process runs.
+    ///
+    /// # Errors
+    /// [`NodeError`]: the agent cannot go on.
+    pub async fn run(self, ready: ReadyGuard) -> Result<(), NodeError> {
+        let own = self.join().await?;
+        ready.ready();
+        let kept = async {
+            tokio::try_join!(self.keep(own), self.follow_bundle(), self.report())?;
+            Ok(())
+        };
+        tokio::select! {
+            refusal = self.upstream.refused() => {
+                tracing::error!(reason = refusal.reason.as_str_name(), message = refusal.message, "the server refuses this agent");
+                self.state.forget_svid().await?;
+                Err(NodeError::Expelled(refusal))
+            }
+            ended = kept => ended,
+        }
+    }
+
+    /// Whether the agent can come up: it has a valid SVID, or something to join with.
+    ///
+    /// # Errors
+    /// [`NodeError`], before anything is served.
+    pub fn check(&self) -> Result<(), NodeError> {
+        if self.prover.is_some() || self.stored()?.is_some() {
+            return Ok(());
+        }
+        Err(NodeError::NothingToJoinWith)
+    }
+
+    /// The stored SVID, if it is still valid.
+    fn stored(&self) -> Result<Option<OwnSvid>, NodeError> {
+        let Some(stored) = self.state.load_svid()? else {
+            return Ok(None);
+        };
+        let own = OwnSvid::read(stored, &self.trust_domain)?;
+        if own.lifetime.is_over(self.clock.now()) {
+            tracing::warn!(expired_at = %own.lifetime.not_after, "the stored SVID has expired");
+            return Ok(None);
+        }
+        Ok(Some(own))
+    }
+
+    async fn join(&self) -> Result<OwnSvid, NodeError> {
+        if let Some(own) = self.stored()? {
+            let signer = self.keys.get(&own.stored.key_id).await?;
+            let signer = signer.ok_or_else(|| NodeError::KeyMissing(own.stored.key_id.clone()))?;
+            match (self.state.load_bundle(&self.trust_domain)?, &self.bootstrap) {
+                (Some(bundle), _) => self.bundles.set(bundle),
+                (None, Bootstrap::Bundle(bundle)) => self.bundles.set(bundle.clone()),
+                (None, Bootstrap::Insecure) => {}
+            }
+            tracing::info!(spiffe_id = %own.spiffe_id, expires_at = %own.lifetime.not_after, "going on with the stored SVID");
+            self.show(&own, signer)?;
+            return Ok(own);
+        }
+        let prover = self.prover.as_ref().ok_or(NodeError::NothingToJoinWith)?;
+        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+        loop {
+            match self.attest(prover.as_ref(), KEY_SLOTS[0]).await? {
+                Ok(own) => return Ok(own),
+                Err(AttestError::Final(reason)) => return Err(NodeError::NotAdmitted(reason)),
+                Err(AttestError::Temporary(reason)) => {
+                    let wait = backoff.wait();
+                    let retry_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                    tracing::warn!(server = %self.address, reason, retry_in_ms, "cannot join yet");
+                    self.clock.sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Attests anew, on a connection without an SVID.
+    async fn attest(
+        &self,
+        prover: &dyn NodeProver,
+        slot: &str,
+    ) -> Result<Result<OwnSvid, AttestError>, NodeError> {
+        let signer = self.keys.generate(slot, KeyAlgorithm::EcP256).await?;
+        let csr = request(signer.as_ref())?;
+        let joined = attest::attest(
+            &self.address,
+            &self.trust_domain,
+            &self.bootstrap,
+            prover,
+            csr,
+            &self.clock,
+        )
+        .await;
+        let Attestation {
+            chain,
+            reattestable,
+            bundle,
+        } = match joined {
+            Ok(joined) => joined,
+            Err(error) => return Ok(Err(error)),
+        };
+        let stored = StoredSvid::new(chain, slot, reattestable);
+        let own = match self.accept(stored, signer.as_ref(), &bundle) {
+            Ok(own) => own,
+            Err(reason) => return Ok(Err(AttestError::Final(reason))),
+        };
+        self.state.save_bundle(&bundle).await?;
+        self.state.save_svid(&own.stored).await?;
+        self.bundles.set(bundle);
+        self.show(&own, signer)?;
+        tracing::info!(spiffe_id = %own.spiffe_id, expires_at = %own.lifetime.not_after, "joined");
+        Ok(Ok(own))
+    }
+
+    /// Checks an SVID that the server gave.
+    fn accept(&self, stored: StoredSvid, signer: &dyn Signer, bundle: &Bundle) -> Result<OwnSvid, String> {
+        let leaf = x509::verify_svid(&stored.chain, bundle, self.clock.now())
+            .map_err(|e| format!("the server gave an SVID that cannot be used: {e}"))?;
+        if leaf.public_key != signer.public_key_spki() {
+            return Err("the server gave an SVID for another key".to_owned());
+        }
+        OwnSvid::read(stored, &self.trust_domain).map_err(|e| e.to_string())
+    }
+
+    fn show(&self, own: &OwnSvid, signer: Arc<dyn Signer>) -> Result<(), NodeError> {
+        self.svid.set_signer(&own.stored.chain, signer)?;
+        self.upstream.reconnect();
+        self.own.send_replace(Some(Arc::new(own.clone())));
+        Ok(())
+    }
+
+    /// Renews the SVID at its time, again and again.
+    async fn keep(&self, mut own: OwnSvid) -> Result<(), NodeError> {
+        loop {
+            let due = own.lifetime.rotate_at(own.lifetime.not_before, jitter());
+            self.clock.sleep_until(due).await;
+            own = self.renew(own).await?;
+        }
+    }
+
+    async fn renew(&self, own: OwnSvid) -> Result<OwnSvid, NodeError> {
+        let slot = own.stored.other_slot(&KEY_SLOTS);
+        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+        loop {
+            let reason = match self.renew_once(&own, slot).await? {
+                Ok(new) => return Ok(new),
+                Err(reason) => reason,
+            };
+            if own.lifetime.is_over(self.clock.now()) {
+                return Err(NodeError::Expired(own.lifetime.not_after));
+            }
+            let wait = backoff.wait();
+            let retry_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(reason, retry_in_ms, expires_at = %own.lifetime.not_after, "the SVID of this agent could not be renewed");
+            self.clock.sleep(wait).await;
+        }
+    }
+
+    async fn renew_once(&self, own: &OwnSvid, slot: &str) -> Result<Result<OwnSvid, String>, NodeError> {
+        if let (true, Some(prover)) = (own.stored.reattestable, &self.prover) {
+            return Ok(self
+                .attest(prover.as_ref(), slot)
+                .await?
+                .map_err(|e| e.to_string()));
+        }
+        let signer = self.keys.generate(slot, KeyAlgorithm::EcP256).await?;
+        let csr = request(signer.as_ref())?;
+        let chain = match self.upstream.renew(&csr).await {
+            Ok(chain) => chain,
+            Err(UpstreamError::Refused(_)) => return std::future::pending().await,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let Some(bundle) = self.bundles.get(&self.trust_domain) else {
+            return Ok(Err("the bundle of the trust domain is not known".to_owned()));
+        };
+        let stored = StoredSvid::new(chain, slot, own.stored.reattestable);
+        let new = match self.accept(stored, signer.as_ref(), &bundle) {
+            Ok(new) => new,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        self.state.save_svid(&new.stored).await?;
+        self.show(&new, signer)?;
+        tracing::info!(serial = new.serial, expires_at = %new.lifetime.not_after, "the SVID of this agent was renewed");
+        Ok(Ok(new))
+    }
+
+    /// Keeps the bundle by which the server is known, here and on disk, in step with what the server says.
+    async fn follow_bundle(&self) -> Result<(), NodeError> {
+        let mut changes = self.knowledge.changes();
+        loop {
+            let bundle = changes.borrow_and_update().own_bundle().cloned();
+            if let Some(bundle) = bundle
+                && self.bundles.get(&self.trust_domain).as_deref() != Some(bundle.as_ref())
+                && !bundle.x509_authorities.is_empty()
+            {
+                self.state.save_bundle(&bundle).await?;
+                self.bundles.set(Bundle::clone(&bundle));
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Tells the server once which program this is. A server need not take it.
+    async fn report(&self) -> Result<(), NodeError> {
+        let sequence = self
+            .bundles
+            .get(&self.trust_domain)
+            .map_or(0, |bundle| bundle.sequence);
+        if let Err(error) = self.upstream.post_status(sequence).await {
+            tracing::debug!(%error, "the server did not take this agent's status");
+        }
+        std::future::pending().await
+    }
+}
+
+impl OwnSvid {
+    fn read(stored: StoredSvid, trust_domain: &TrustDomain) -> Result<Self, StateError> {
+        let leaf: LeafInfo = stored.leaf()?;
+        if !leaf.spiffe_id.is_member_of(trust_domain) {
+            return Err(StateError::ForeignSvid {
+                id: leaf.spiffe_id,
+                trust_domain: trust_domain.clone(),
+            });
+        }
+        Ok(Self {
+            spiffe_id: leaf.spiffe_id,
+            lifetime: Lifetime {
+                not_before: leaf.not_before,
+                not_after: leaf.not_after,
+            },
+            serial: leaf.serial,
+            stored,
+        })
+    }
+}
+
+fn request(signer: &dyn Signer) -> Result<Vec<u8>, NodeError> {
+    x509::csr::create(signer, None, &[]).map_err(|e| NodeError::Request(e.to_string()))
+}

@@ -1,0 +1,71 @@
+//! Random numbers for jitter. Not for secrets: those are made where keys are.
+
+use std::time::Duration;
+
+/// A random number from -1 to 1; 0 where the system has no randomness.
+pub fn jitter() -> f64 {
+    let mut bytes = [0_u8; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX) * 2.0 - 1.0,
+        Err(_unspecified) => 0.0,
+    }
+}
+
+/// Delays between tries that fail one after another: half as long again each time, up to a limit, each with jitter.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    first: Duration,
+    limit: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Begins with `first` and never waits longer than about `limit`.
+    pub fn new(first: Duration, limit: Duration) -> Self {
+        Self {
+            first,
+            limit,
+            next: first,
+        }
+    }
+
+    /// How long to wait after another failure.
+    pub fn wait(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = wait.mul_f64(1.5).min(self.limit);
+        spread(wait, jitter())
+    }
+
+    /// Begins anew after a success.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+/// A span, give or take a fifth.
+fn spread(span: Duration, jitter: f64) -> Duration {
+    span.mul_f64(1.0 + 0.2 * jitter.clamp(-1.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_its_bounds() {
+        for _ in 0..1000 {
+            assert!((-1.0..=1.0).contains(&jitter()));
+        }
+    }
+
+    #[test]
+    fn waits_grow_to_the_limit_and_begin_anew() {
+        let (first, limit) = (Duration::from_secs(1), Duration::from_secs(10));
+        let mut backoff = Backoff::new(first, limit);
+        let waits: Vec<_> = (0..20).map(|_| backoff.wait()).collect();
+        assert!(waits[0] >= first.mul_f64(0.8) && waits[0] <= first.mul_f64(1.2));
+        assert!(waits[19] >= limit.mul_f64(0.8) && waits[19] <= limit.mul_f64(1.2));
+        backoff.reset();
+        assert!(backoff.wait() <= first.mul_f64(1.2));
+    }
+}

@@ -1,0 +1,106 @@
+//! Values that the unit tests of this package share.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use vouchsafe_identity::secret::Secret;
+use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid, self_signed_ca};
+use vouchsafe_identity::{
+    Bundle, KeyAlgorithm, LocalKey, SelectorSet, TrustDomain, X509Authority, random_serial, x509,
+};
+
+use crate::cache::rotation::Lifetime;
+use crate::cache::slots::X509Svid;
+use crate::entry::{Entry, EntryVersion};
+
+/// So many seconds after a fixed moment.
+pub(crate) fn at(seconds: i64) -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(1_700_000_000 + seconds)
+}
+
+pub(crate) fn selectors(texts: &[&str]) -> SelectorSet {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// An entry `spiffe://example.org/<id>`.
+pub(crate) fn entry(id: &str, texts: &[&str]) -> Arc<Entry> {
+    Arc::new(Entry {
+        id: id.into(),
+        version: EntryVersion {
+            revision: 1,
+            created_at: 1,
+        },
+        spiffe_id: format!("spiffe://example.org/{id}").parse().unwrap(),
+        selectors: selectors(texts),
+        federates_with: Vec::new(),
+        hint: String::new(),
+        store_svid: false,
+        prefetch: true,
+        single_jwt: false,
+    })
+}
+
+/// An SVID of the entry, to be replaced at half of its life. Its bytes mean nothing.
+pub(crate) fn svid(entry: &Entry, not_before: OffsetDateTime, not_after: OffsetDateTime) -> X509Svid {
+    let lifetime = Lifetime {
+        not_before,
+        not_after,
+    };
+    X509Svid {
+        spiffe_id: entry.spiffe_id.clone(),
+        version: entry.version,
+        certificates: vec![1],
+        key: Secret::new(vec![2]),
+        lifetime,
+        rotate_at: not_before + (not_after - not_before) / 2,
+        serial: "01".to_owned(),
+    }
+}
+
+/// An authority of `example.org`, made anew.
+pub(crate) struct TestAuthority {
+    issuer: Issuer,
+}
+
+/// The start of the authority's life; it ends ten years later.
+pub(crate) fn authority() -> TestAuthority {
+    let key = Arc::new(LocalKey::generate("ca", KeyAlgorithm::EcP256).unwrap());
+    let trust_domain = TrustDomain::new("example.org").unwrap();
+    let (from, to) = (at(-3600), at(10 * 365 * 86_400));
+    let certificate =
+        self_signed_ca(&trust_domain, key.as_ref(), from, to, &random_serial().unwrap()).unwrap();
+    TestAuthority {
+        issuer: Issuer::new(&certificate, key).unwrap(),
+    }
+}
+
+impl TestAuthority {
+    pub(crate) fn bundle(&self) -> Bundle {
+        let mut bundle = Bundle::empty(TrustDomain::new("example.org").unwrap());
+        bundle.x509_authorities.push(X509Authority {
+            certificate: self.issuer.certificate().to_vec(),
+            tainted: false,
+        });
+        bundle.sequence = 1;
+        bundle
+    }
+
+    /// An SVID for the key of a request.
+    pub(crate) fn issue(
+        &self,
+        csr: &[u8],
+        id: &str,
+        not_before: OffsetDateTime,
+        not_after: OffsetDateTime,
+    ) -> Vec<Vec<u8>> {
+        let request = SvidRequest {
+            spiffe_id: id.parse().unwrap(),
+            public_key: x509::csr::check(csr).unwrap().public_key,
+            dns_names: Vec::new(),
+            not_before,
+            not_after,
+            serial: random_serial().unwrap(),
+        };
+        issue_svid(&request, &self.issuer).unwrap().chain
+    }
+}

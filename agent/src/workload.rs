@@ -1,0 +1,103 @@
+//! The SPIFFE Workload API on the workload socket, which every uid may open. A caller learns of itself and of nothing
+//! else.
+
+pub mod bundles;
+pub mod feed;
+pub mod header;
+pub mod info;
+pub mod jwt;
+pub mod service;
+pub mod svids;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
+use vouchsafe_identity::SelectorSet;
+use vouchsafe_runtime::Clock;
+
+use crate::cache::{JwtCache, X509Cache};
+use crate::caller::{Caller, Connection, Gate};
+use crate::entry::Entry;
+use crate::explain;
+use crate::knowledge::{Knowledge, KnowledgeBase};
+use crate::upstream::Authority;
+
+/// How long a call waits for the server to be heard, or for an SVID to be issued, before it is answered with an error.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What every call needs.
+#[derive(Clone)]
+pub struct Parts {
+    /// Measures callers.
+    pub gate: Arc<Gate>,
+    /// Entries and bundles.
+    pub knowledge: KnowledgeBase,
+    /// X.509-SVIDs.
+    pub x509: X509Cache,
+    /// JWT-SVIDs.
+    pub jwt: Arc<JwtCache>,
+    /// Signs JWT-SVIDs.
+    pub authority: Arc<dyn Authority>,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Ends the streams when the agent stops.
+    pub stopping: CancellationToken,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
+    }
+}
+
+impl Parts {
+    /// Measures the caller of a request.
+    ///
+    /// # Errors
+    /// A status that says why there is no answer.
+    pub async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let connection = request
+            .extensions()
+            .get::<Arc<Connection>>()
+            .ok_or_else(|| Status::internal("the connection is not known"))?;
+        self.gate.measure(connection).await.map_err(|error| {
+            let status = Status::from(error);
+            let pid = connection.peer.credentials().pid;
+            tracing::warn!(pid, error = status.message(), "a caller was not served");
+            status
+        })
+    }
+
+    /// What is known, once the server has been heard; waits for that as long as [`PATIENCE`] allows.
+    ///
+    /// # Errors
+    /// `Unavailable` when it has not been heard.
+    pub async fn known(&self) -> Result<Arc<Knowledge>, Status> {
+        let mut changes = self.knowledge.changes();
+        let heard = tokio::time::timeout(PATIENCE, changes.wait_for(|known| known.complete)).await;
+        match heard {
+            Ok(Ok(known)) => Ok(Arc::clone(&known)),
+            _ => Err(unheard()),
+        }
+    }
+}
+
+/// Says that the server was not heard yet.
+pub(crate) fn unheard() -> Status {
+    Status::unavailable("the agent has not heard from its server yet: try again, and see `vouchsafe health`")
+}
+
+/// The entries whose SVIDs a process gets.
+///
+/// # Errors
+/// `PermissionDenied` with the reason when there is none. Client libraries look for `no identity issued` in the text.
+pub(crate) fn identities(known: &Knowledge, selectors: &SelectorSet) -> Result<Vec<Arc<Entry>>, Status> {
+    let entries = known.entries.identities(selectors);
+    if entries.is_empty() {
+        let reason = explain::reason(known.entries.len(), selectors.len());
+        return Err(Status::permission_denied(format!("no identity issued: {reason}")));
+    }
+    Ok(entries)
+}
