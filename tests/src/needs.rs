@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
@@ -21,6 +22,8 @@ pub enum Need {
     Java,
     /// The right to become another user.
     Root,
+    /// User, mount and PID namespaces for everybody, and util-linux to make them.
+    Namespaces,
 }
 
 impl Need {
@@ -44,6 +47,10 @@ impl Need {
                 nix::unistd::geteuid().is_root(),
                 "only root can become another user",
             ),
+            Self::Namespaces => (
+                succeeds("unshare", &["-Urmp", "--fork", "true"]),
+                "no user namespaces: install util-linux, and look at /proc/sys/user/max_user_namespaces",
+            ),
         };
         (!met).then(|| lacking.to_owned())
     }
@@ -52,6 +59,15 @@ impl Need {
 /// Whether `make deps` finished installing this part.
 fn installed(part: &str) -> bool {
     dependencies().join(part).join(".stamp").is_file()
+}
+
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    let quiet = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    quiet
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 /// One test that CI may skip.

@@ -27,7 +27,7 @@ const BUFFER_BYTES: usize = 128 * 1024;
 /// Why a file has no hash.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DigestError {
-    #[error("it has {size} bytes, over the limit of {limit} bytes (`hash_limit`)")]
+    #[error("it has {size} bytes, over the limit of {limit} bytes")]
     TooLarge { size: u64, limit: u64 },
     #[error("it is not a regular file")]
     NotRegular,

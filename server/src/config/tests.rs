@@ -1,3 +1,5 @@
+//! Tests of the server's configuration: the smallest file, and what is refused.
+
 use vouchsafe_runtime::config::parse;
 
 use super::*;

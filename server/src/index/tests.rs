@@ -1,3 +1,5 @@
+//! Tests of the index: its answers are those of a walk over all entries.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -131,6 +131,12 @@ impl<K: Kv> KvStore<K> {
         Ok(Self::start(kv, meta.server_id, head, keep_changes))
     }
 
+    /// How many commits wait for the next group.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.waiting()
+    }
+
     fn start(kv: K, server_id: String, head: Head, keep_changes: u64) -> Self {
         let core = Core {
             kv,
@@ -198,3 +204,6 @@ impl<K: Kv> fmt::Debug for KvStore<K> {
         write!(f, "KvStore({}, revision {})", self.core.server_id, revision.0)
     }
 }
+
+#[cfg(test)]
+mod tests;

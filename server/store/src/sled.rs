@@ -80,6 +80,7 @@ impl KvStore<SledKv> {
     ) -> Result<Self, StoreError> {
         let failed = |e: io::Error| disk_error(&format!("`{}`", dir.display()), &e);
         let lock = disk::prepare(dir)?;
+        disk::wait_closed(dir)?;
         let db = guarded(&format!("open `{}`", dir.display()), || {
             ::sled::Config::new()
                 .path(dir)

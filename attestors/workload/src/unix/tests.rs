@@ -1,5 +1,5 @@
 //! The `unix` attestor on real processes. What needs another user or a namespace stands in
-//! `tests/suites/attestation.rs`.
+//! `tests/suites/namespaces.rs`.
 
 use std::ffi::OsStr;
 use std::fs;

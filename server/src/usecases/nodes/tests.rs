@@ -1,1 +1,1 @@
-
+//! Tests of attestation, renewal, bans and deletion of agents.

@@ -1,1 +1,1 @@
-
+//! Tests of creating, updating and deleting entries.

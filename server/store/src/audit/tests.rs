@@ -1,1 +1,229 @@
-//! x
+//! The sink and the writer: nothing is dropped silently.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use vouchsafe_audit::{Outcome, Principal};
+use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
+
+use super::*;
+use crate::{
+    BundleReader, Change, ChangeReader, Entry, EntryId, EntryReader, JoinToken, JournalReader, JournalRow,
+    MemoryStore, Node, NodeReader, Revision, Store, TokenHash, TokenReader, Versioned,
+};
+
+fn draft(request_id: &str) -> Draft {
+    Draft {
+        at: OffsetDateTime::UNIX_EPOCH,
+        request_id: request_id.to_owned(),
+        traceparent: None,
+        principal: Principal::Anonymous {
+            source: "127.0.0.1".to_owned(),
+        },
+        scope: "none".to_owned(),
+        action: "/a.B/C".to_owned(),
+        outcome: Outcome::Refused,
+        code: Some("PERMISSION_DENIED".to_owned()),
+        reason: Some("no certificate".to_owned()),
+        facts: BTreeMap::new(),
+    }
+}
+
+/// A store that takes commits only while it is told to.
+struct Moody {
+    inner: MemoryStore,
+    takes: AtomicBool,
+}
+
+impl Moody {
+    fn new(takes: bool) -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryStore::new("server-1"),
+            takes: AtomicBool::new(takes),
+        })
+    }
+
+    async fn ids(&self) -> Vec<String> {
+        let records = self.inner.audit_records(1, usize::MAX).await.unwrap();
+        records
+            .into_iter()
+            .map(|record| record.draft.request_id)
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Store for Moody {
+    async fn commit(&self, commit: Commit) -> Result<Revision, CommitError> {
+        if self.takes.load(Ordering::SeqCst) {
+            return self.inner.commit(commit).await;
+        }
+        Err(CommitError::Store(StoreError::Full("told so".to_owned())))
+    }
+
+    fn revisions(&self) -> watch::Receiver<Revision> {
+        self.inner.revisions()
+    }
+
+    fn server_id(&self) -> &str {
+        self.inner.server_id()
+    }
+}
+
+/// Hands a reader's methods on to `inner`.
+macro_rules! hand_on {
+    ($($reader:ident { $($method:ident($($name:ident: $kind:ty),*) -> $result:ty;)+ })+) => {
+        $(#[async_trait]
+        impl $reader for Moody {
+            $(async fn $method(&self, $($name: $kind),*) -> Result<$result, StoreError> {
+                self.inner.$method($($name),*).await
+            })+
+        })+
+    };
+}
+
+hand_on! {
+    EntryReader {
+        entry(id: &EntryId) -> Option<Versioned<Entry>>;
+        entry_by_shape(shape: &str) -> Option<EntryId>;
+        entries(after: Option<&EntryId>, limit: usize) -> Vec<Versioned<Entry>>;
+    }
+    NodeReader {
+        node(id: &SpiffeId) -> Option<Versioned<Node>>;
+        nodes(after: Option<&SpiffeId>, limit: usize) -> Vec<Versioned<Node>>;
+    }
+    TokenReader {
+        token(hash: &TokenHash) -> Option<Versioned<JoinToken>>;
+        tokens(after: Option<&TokenHash>, limit: usize) -> Vec<Versioned<JoinToken>>;
+    }
+    BundleReader {
+        bundle(trust_domain: &TrustDomain) -> Option<Versioned<Bundle>>;
+        bundles() -> Vec<Versioned<Bundle>>;
+    }
+    JournalReader {
+        journal(server_id: &str) -> Vec<Versioned<JournalRow>>;
+    }
+    ChangeReader {
+        changes(after: Revision, limit: usize) -> Option<Vec<Change>>;
+    }
+    AuditReader {
+        audit_records(from: u64, limit: usize) -> Vec<Record>;
+        audit_head() -> u64;
+    }
+}
+
+fn small() -> AuditConfig {
+    AuditConfig {
+        queue_records: 2,
+        longest_wait: Duration::from_secs(2),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_waits_and_then_refuses() {
+    let (sink, writer) = AuditWriter::new(Moody::new(true), &small());
+    sink.record(draft("a")).await.unwrap();
+    sink.record(draft("b")).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let refused = sink.record(draft("c")).await.unwrap_err();
+    assert!(matches!(refused, AuditError::Busy(_)), "{refused}");
+    assert_eq!(begun.elapsed(), Duration::from_secs(2));
+    drop(writer);
+    let refused = sink.record(draft("d")).await.unwrap_err();
+    assert!(matches!(refused, AuditError::Closed), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_wait_for_a_store_that_takes_none_and_are_written_when_it_does() {
+    let store = Moody::new(false);
+    let (sink, writer) = AuditWriter::new(Arc::clone(&store) as SharedStore, &AuditConfig::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { writer.run(std::future::pending()).await });
+    // Who needs it durable hears at once that it is not.
+    let refused = sink.record_durable(draft("a")).await.unwrap_err();
+    assert!(
+        matches!(refused, AuditError::Store(StoreError::Full(_))),
+        "{refused}"
+    );
+    sink.record(draft("b")).await.unwrap();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(store.ids().await.is_empty());
+    store.takes.store(true, Ordering::SeqCst);
+    sink.record_durable(draft("c")).await.unwrap();
+    assert_eq!(store.ids().await, ["a", "b", "c"]);
+    drop(sink);
+    tasks.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_queued_is_written_at_shutdown() {
+    let store = Moody::new(true);
+    let (sink, writer) = AuditWriter::new(Arc::clone(&store) as SharedStore, &AuditConfig::default());
+    for n in 0..1000 {
+        sink.record(draft(&n.to_string())).await.unwrap();
+    }
+    writer.run(std::future::ready(())).await.unwrap();
+    let expected: Vec<String> = (0..1000).map(|n: u32| n.to_string()).collect();
+    assert_eq!(store.ids().await, expected);
+    assert!(matches!(
+        sink.record(draft("late")).await,
+        Err(AuditError::Closed)
+    ));
+    // In batches, not one by one.
+    assert_eq!(*store.revisions().borrow(), Revision(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_at_shutdown_is_an_error() {
+    let store = Moody::new(false);
+    let (sink, writer) = AuditWriter::new(store, &AuditConfig::default());
+    for n in 0..300 {
+        sink.record(draft(&n.to_string())).await.unwrap();
+    }
+    let lost = writer.run(std::future::ready(())).await.unwrap_err();
+    let AuditError::Lost { count, .. } = lost else {
+        panic!("{lost}")
+    };
+    assert_eq!(count, 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_the_store_takes_none_ends_the_writer() {
+    let store = Moody::new(false);
+    let (sink, writer) = AuditWriter::new(store, &AuditConfig::default());
+    sink.record(draft("a")).await.unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut writing = JoinSet::new();
+    writing.spawn(writer.run(async move { drop(stopped.await) }));
+    // By its answer, the writer has tried once and waits to try again.
+    sink.record_durable(draft("b")).await.unwrap_err();
+    stop.send(()).unwrap();
+    let lost = writing.join_next().await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(lost, AuditError::Lost { .. }), "{lost}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_many_callers_all_arrive() {
+    let store = Moody::new(true);
+    let (sink, writer) = AuditWriter::new(Arc::clone(&store) as SharedStore, &small());
+    let mut writing = JoinSet::new();
+    writing.spawn(async move { writer.run(std::future::pending()).await });
+    let mut callers = JoinSet::new();
+    for caller in 0..16 {
+        let sink = sink.clone();
+        callers.spawn(async move {
+            for n in 0..50 {
+                sink.record(draft(&format!("{caller}-{n}"))).await.unwrap();
+            }
+            sink.record_durable(draft("last")).await.unwrap();
+        });
+    }
+    callers.join_all().await;
+    assert_eq!(store.audit_head().await.unwrap(), 16 * 51);
+    drop(sink);
+    writing.join_next().await.unwrap().unwrap().unwrap();
+}

@@ -48,6 +48,12 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many commits wait for the next group.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// Blocks until no leader is at work.
     pub(super) fn wait_idle(&self) {
         let idle = self.idle.wait_while(self.lock(), |state| state.led);

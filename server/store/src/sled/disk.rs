@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
 
@@ -14,6 +15,9 @@ use crate::StoreError;
 const LOCK_FILE: &str = "lock";
 /// The one file in which sled keeps its log, and so its data.
 const DB_FILE: &str = "db";
+/// How often, and how long apart, to look whether a store is closed: five seconds.
+const CLOSE_LOOKS: u32 = 1000;
+const CLOSE_NAP: Duration = Duration::from_millis(5);
 
 /// Makes the disk keep what has been written to sled's file.
 pub(super) trait DataSync: Debug + Send + Sync {
@@ -29,6 +33,13 @@ impl FileSync {
     /// The sync of sled's file in `dir`.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         File::open(dir.join(DB_FILE)).map(Self)
+    }
+
+    /// Number of the file that is synced.
+    #[cfg(test)]
+    pub(super) fn inode(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        self.0.metadata().map_or(0, |file| file.ino())
     }
 }
 
@@ -60,6 +71,27 @@ pub(super) fn prepare(dir: &Path) -> Result<File, StoreError> {
         }),
         Err(TryLockError::Error(e)) => Err(failed(e)),
     }
+}
+
+/// Waits until a store that this process has just closed is closed: a thread of sled's may hold the file a
+/// moment longer than its `Db` lives. The caller has the lock, so nobody else can be at work on it.
+pub(super) fn wait_closed(dir: &Path) -> Result<(), StoreError> {
+    let failed = |e: io::Error| disk_error(&format!("`{}`", dir.display()), &e);
+    let file = match File::open(dir.join(DB_FILE)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(e)),
+    };
+    for _ in 0..CLOSE_LOOKS {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(CLOSE_NAP),
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+    }
+    Err(StoreError::Locked {
+        path: dir.display().to_string(),
+    })
 }
 
 /// Syncs the files of a store that has just been made or mended, its directory, and the directory's own name.

@@ -1,0 +1,180 @@
+//! The sample configurations say the truth: they are parsed by the daemons' own types, name every key that there is,
+//! show the real defaults, and fit the systemd units and the command line.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail as tests do"
+)]
+
+#[path = "samples/sample.rs"]
+mod sample;
+
+use std::path::Path;
+use std::process::Command;
+
+use sample::{Line, Sample, known_keys};
+use serde::de::DeserializeOwned;
+use vouchsafe_runtime::config::{ConfigError, parse};
+use vouchsafe_tests::daemons::binary;
+use vouchsafe_tests::repository;
+
+/// How a daemon checks what its loader cannot see.
+type Check<T> = fn(&T) -> Result<(), String>;
+
+fn file(name: &str) -> String {
+    let path = repository().join("packaging").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn accepted<T: DeserializeOwned>(text: &str, check: Check<T>) -> Result<T, String> {
+    let config: T = parse(text, "the sample").map_err(|error| error.to_string())?;
+    check(&config)?;
+    Ok(config)
+}
+
+/// Every key is there once, with words before it.
+fn names_every_key<T: DeserializeOwned>(name: &str) {
+    let sample = Sample::read(&file(name));
+    let (known, shown) = (known_keys::<T>(), sample.keys());
+    assert!(known.len() > 5, "{known:?}");
+    assert_eq!(known, shown, "keys of {name}");
+    for line in &sample.lines {
+        assert!(!line.words.is_empty(), "{name} says nothing about `{}`", line.key);
+    }
+}
+
+/// What is commented out changes nothing when it is set, unless the words say that there is no default.
+fn shows_defaults<T: DeserializeOwned + std::fmt::Debug>(name: &str, check: Check<T>) {
+    let sample = Sample::read(&file(name));
+    let as_it_is = format!("{:#?}", accepted(&sample.text(|line| line.set), check).unwrap());
+    for off in sample.lines.iter().filter(|line| !line.set) {
+        let with = sample.text(|line| line.set || line.key == off.key);
+        let config = accepted(&with, check).unwrap_or_else(|error| panic!("{name}, `{}`: {error}", off.key));
+        let same = format!("{config:#?}") == as_it_is;
+        let example = off.says("No default");
+        assert_eq!(
+            same, !example,
+            "{name}, `{}`: the value shown is the default: {same}",
+            off.key
+        );
+    }
+}
+
+/// "Required" stands beside the keys without which the daemon refuses the file, and beside no other.
+fn marks_what_is_required<T: DeserializeOwned>(name: &str, check: Check<T>) {
+    let sample = Sample::read(&file(name));
+    for one in &sample.lines {
+        let without = sample.text(|line| line.set && line.key != one.key);
+        let required = accepted(&without, check).is_err();
+        assert_eq!(one.says("Required"), required, "{name}, `{}`", one.key);
+    }
+}
+
+/// The smallest file works, and no line of it can go.
+fn is_the_smallest<T: DeserializeOwned>(text: &str, check: Check<T>) {
+    accepted(text, check).unwrap();
+    let sample = Sample::read(text);
+    for one in &sample.lines {
+        let without = sample.text(|line| line.key != one.key);
+        assert!(accepted(&without, check).is_err(), "works without `{}`", one.key);
+    }
+}
+
+fn check_server(config: &vouchsafe_server::config::Config) -> Result<(), String> {
+    config.check().map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_server_sample_names_every_key() {
+    names_every_key::<vouchsafe_server::config::Config>("config/server.toml");
+}
+
+#[test]
+fn the_server_sample_shows_the_defaults() {
+    shows_defaults("config/server.toml", check_server);
+}
+
+#[test]
+fn the_server_sample_marks_what_is_required() {
+    marks_what_is_required("config/server.toml", check_server);
+}
+
+#[test]
+fn the_smallest_server_file_works() {
+    is_the_smallest(&file("config/server-minimal.toml"), check_server);
+    is_the_smallest(
+        "trust_domain = \"example.org\"\ndata_dir = \"/var/lib/vouchsafe\"\nlisten = \"127.0.0.1:8081\"\n\
+         admin_socket = \"/run/x/server.sock\"\n",
+        check_server,
+    );
+}
+
+#[test]
+fn an_unknown_key_in_a_sample_would_be_found() {
+    let text = format!("{}\nmax_calls_per_day = 3\n", file("config/server.toml"));
+    let refused = parse::<vouchsafe_server::config::Config>(&text, "the sample").unwrap_err();
+    assert!(matches!(refused, ConfigError::UnknownKey { .. }), "{refused}");
+}
+
+/// The value of a directive in a systemd unit.
+fn directive<'a>(unit: &'a str, name: &str) -> &'a str {
+    let start = format!("{name}=");
+    let found = unit.lines().find_map(|line| line.strip_prefix(&start));
+    found.unwrap_or_else(|| panic!("the unit has no `{name}`"))
+}
+
+/// The unit makes the folders that the sample names, and starts the daemon with the file that the sample becomes.
+fn unit_fits(unit: &str, sample: &str, sockets: &[&str]) {
+    let unit = file(unit);
+    let text = file(sample);
+    let sample = Sample::read(&text);
+    let state = Path::new("/var/lib").join(directive(&unit, "StateDirectory"));
+    assert_eq!(Path::new(&sample.value("data_dir")), state);
+    let run = Path::new("/run").join(directive(&unit, "RuntimeDirectory"));
+    for socket in sockets {
+        assert_eq!(
+            Path::new(&sample.value(socket)).parent(),
+            Some(run.as_path()),
+            "{socket}"
+        );
+    }
+}
+
+#[test]
+fn the_server_unit_fits_the_sample() {
+    unit_fits(
+        "systemd/vouchsafe-server.service",
+        "config/server.toml",
+        &["admin_socket"],
+    );
+    let start = file("systemd/vouchsafe-server.service");
+    assert_eq!(
+        directive(&start, "ExecStart"),
+        "/usr/bin/vouchsafe-server run --config /etc/vouchsafe/server.toml"
+    );
+}
+
+/// The command line finds the sockets of the samples without being told.
+#[test]
+fn the_command_line_finds_the_sockets_of_the_samples() {
+    let help = Command::new(binary("vouchsafe").unwrap())
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let server = Sample::read(&file("config/server.toml"));
+    let default = format!("[default: {}]", server.value("admin_socket"));
+    assert!(help.contains(&default), "{default} is not in:\n{help}");
+}
+
+#[test]
+fn lines_that_are_neither_words_nor_keys_are_refused() {
+    let refused = std::panic::catch_unwind(|| Sample::read("# Words\n#  x: 3\n#broken\n"));
+    assert!(refused.is_err());
+    let sample = Sample::read("# Words\n# about a.\na = 1\n\n# On b.\n[t]\n\n# c, No default.\n#c = \"x\"\n");
+    let keys: Vec<&str> = sample.lines.iter().map(|line: &Line| line.key.as_str()).collect();
+    assert_eq!(keys, ["a", "t.c"]);
+    assert_eq!(sample.text(|line| line.set), "a = 1\n[t]\n");
+    assert!(sample.lines[1].says("No default") && !sample.lines[0].says("No default"));
+}
