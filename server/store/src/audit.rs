@@ -57,7 +57,8 @@ pub enum AuditError {
     /// The writer has ended.
     #[error("the audit log is shut down")]
     Closed,
-    /// The store did not take the record; it will be tried again.
+    /// The store did not take the record at once (it is tried again), or never could
+    /// ([`StoreError::Unstorable`]).
     #[error("the audit record could not be written")]
     Store(#[source] StoreError),
     /// At shutdown the store did not take the last records.
@@ -86,7 +87,8 @@ impl AuditSink {
     /// Returns when the record is queued; it is durable soon after.
     ///
     /// # Errors
-    /// [`AuditError::Busy`] when the queue stays full, [`AuditError::Closed`] when the writer has ended.
+    /// [`AuditError::Busy`] when the queue stays full, [`AuditError::Closed`] when the writer has ended,
+    /// [`AuditError::Store`] when the record has no form in which it can be stored.
     pub async fn record(&self, draft: Draft) -> Result<(), AuditError> {
         self.queue(draft, None).await
     }
@@ -118,6 +120,9 @@ impl AuditSink {
         draft: Draft,
         written: Option<oneshot::Sender<Result<(), AuditError>>>,
     ) -> Result<(), AuditError> {
+        // Found out here, where the caller hears of it: in a batch it would hold up all others.
+        serde_json::to_writer(std::io::sink(), &draft)
+            .map_err(|e| AuditError::Store(StoreError::Unstorable(format!("audit record: {e}"))))?;
         match timeout(self.longest_wait, self.queue.reserve()).await {
             Ok(Ok(place)) => {
                 place.send(Queued { draft, written });

@@ -160,6 +160,23 @@ async fn records_wait_for_a_store_that_takes_none_and_are_written_when_it_does()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_stored_is_refused_and_holds_up_no_other() {
+    let store = Moody::new(true);
+    let (sink, writer) = AuditWriter::new(Arc::clone(&store) as SharedStore, &AuditConfig::default());
+    let mut bad = draft("bad");
+    // RFC 3339 has no offsets with seconds.
+    bad.at = bad.at.to_offset(time::UtcOffset::from_hms(1, 2, 3).unwrap());
+    let refused = sink.record(bad).await.unwrap_err();
+    assert!(
+        matches!(refused, AuditError::Store(StoreError::Unstorable(_))),
+        "{refused}"
+    );
+    sink.record(draft("good")).await.unwrap();
+    writer.run(std::future::ready(())).await.unwrap();
+    assert_eq!(store.ids().await, ["good"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_queued_is_written_at_shutdown() {
     let store = Moody::new(true);
     let (sink, writer) = AuditWriter::new(Arc::clone(&store) as SharedStore, &AuditConfig::default());
