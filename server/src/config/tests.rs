@@ -1,4 +1,4 @@
-//! Tests of the server's configuration: the smallest file, and what is refused.
+//! The smallest file works; unknown keys, and keys that contradict each other, are refused by name.
 
 use vouchsafe_runtime::config::parse;
 

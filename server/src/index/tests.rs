@@ -1,4 +1,4 @@
-//! Tests of the index: its answers are those of a walk over all entries.
+//! The index answers as the plain rule does, whatever was put in and taken out.
 
 use std::collections::BTreeSet;
 

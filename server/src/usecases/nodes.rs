@@ -2,9 +2,6 @@
 //!
 //! Each write expects the node (and the token) as it was read, so that of two that race one wins.
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,8 +4,6 @@
 
 mod patch;
 mod rules;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,0 +1,99 @@
+//! The command line of `vouchsafe-server`, and with which exit code each end is told.
+
+use std::error::Error;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+use vouchsafe_runtime::notify::Notifier;
+use vouchsafe_runtime::{ExitCode, config, signals, telemetry};
+
+use crate::app::{App, Host};
+use crate::config::Config;
+use crate::errors::chain;
+
+/// The Vouchsafe server: certificate authority, registry and audit of a trust domain.
+#[derive(Debug, Parser)]
+#[command(name = "vouchsafe-server", version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the server until it gets SIGTERM or SIGINT.
+    Run {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Checks a configuration file and says what is wrong with it.
+    Validate {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Prints the version.
+    Version,
+}
+
+/// Why the command failed, for people, and its code, for programs.
+struct Failure(String, ExitCode);
+
+impl Failure {
+    fn new(error: &dyn Error, code: ExitCode) -> Self {
+        Self(chain(error), code)
+    }
+}
+
+/// Does what the command line says.
+pub async fn main() -> ExitCode {
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            let _unwritable = error.print();
+            return if error.use_stderr() {
+                ExitCode::Usage
+            } else {
+                ExitCode::Ok
+            };
+        }
+    };
+    let done = match line.command {
+        Command::Run { config } => run(&config).await.map(|()| None),
+        Command::Validate { config } => load(&config).map(|_| Some(format!("{} is valid", config.display()))),
+        Command::Version => Ok(Some(env!("CARGO_PKG_VERSION").to_owned())),
+    };
+    match done {
+        Ok(text) => {
+            if let Some(text) = text {
+                let _unwritable = writeln!(std::io::stdout(), "{text}");
+            }
+            ExitCode::Ok
+        }
+        Err(Failure(text, code)) => {
+            let _unwritable = writeln!(std::io::stderr(), "vouchsafe-server: {text}");
+            code
+        }
+    }
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    let config: Config = config::load(path).map_err(|e| Failure::new(&e, ExitCode::Config))?;
+    config.check().map_err(|e| Failure::new(&e, ExitCode::Config))?;
+    Ok(config)
+}
+
+async fn run(path: &Path) -> Result<(), Failure> {
+    let config = load(path)?;
+    telemetry::init(&config.log).map_err(|e| Failure::new(&e, ExitCode::Config))?;
+    let signal = signals::shutdown_signal().map_err(|e| Failure::new(&e, ExitCode::Software))?;
+    let app = App::build(config, Host::default()).await;
+    let app = app.map_err(|e| Failure::new(&e, e.exit_code()))?;
+    let notifier = Notifier::from_environment();
+    notifier.ready();
+    let ended = app.run(signal).await;
+    notifier.stopping();
+    ended.map_err(|e| Failure::new(&e, ExitCode::Software))
+}

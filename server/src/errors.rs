@@ -1,0 +1,187 @@
+//! The one place where errors become gRPC status codes.
+//!
+//! The text tells callers what they can do; what went wrong inside goes to the log only. Agents act on
+//! `PermissionDeniedDetails`, never on the text.
+
+use prost::Message;
+use prost_types::Any;
+use tonic::{Code, Status};
+use vouchsafe_attestors::NodeAttestError;
+use vouchsafe_ca::CaError;
+use vouchsafe_proto::spire::api::types;
+use vouchsafe_proto::spire::api::types::permission_denied_details::Reason;
+use vouchsafe_store::StoreError;
+
+use crate::convert::ConvertError;
+use crate::usecases::issuing::IssuingError;
+use crate::usecases::nodes::{AgentRefusal, NodeError};
+use crate::usecases::registry::RegistryError;
+use crate::usecases::tokens::TokenError;
+
+/// Type of [`types::PermissionDeniedDetails`] within `google.protobuf.Any`.
+const DETAILS_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
+
+/// `google.rpc.Status`, which carries details in the header `grpc-status-details-bin`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// An error and all that stands behind it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let next = cause.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Errors that have a place among the status codes.
+pub trait ToStatus {
+    /// The code and the text for the caller.
+    fn to_status(&self) -> Status;
+
+    /// The outcome of one item of a batch.
+    fn to_item(&self) -> types::Status {
+        let status = self.to_status();
+        types::Status {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+        }
+    }
+}
+
+/// The outcome of an item that was done.
+pub fn item_ok() -> types::Status {
+    types::Status {
+        code: Code::Ok.into(),
+        message: "OK".to_owned(),
+    }
+}
+
+fn bad_request(error: &dyn std::error::Error) -> Status {
+    Status::invalid_argument(chain(error))
+}
+
+/// For what went wrong inside: the caller learns that it did, the log learns what.
+fn internal(code: Code, text: &str, error: &dyn std::error::Error) -> Status {
+    tracing::error!(error = chain(error), "{text}");
+    Status::new(code, format!("{text}; see the server's log"))
+}
+
+impl ToStatus for ConvertError {
+    fn to_status(&self) -> Status {
+        bad_request(self)
+    }
+}
+
+impl ToStatus for StoreError {
+    fn to_status(&self) -> Status {
+        let code = match self {
+            Self::Full(_) | Self::Closed(_) | Self::Locked { .. } => Code::Unavailable,
+            _ => Code::Internal,
+        };
+        internal(code, "the store failed", self)
+    }
+}
+
+impl ToStatus for CaError {
+    fn to_status(&self) -> Status {
+        match self {
+            Self::Request(_) => bad_request(self),
+            Self::NoActiveAuthority(_) => internal(Code::Unavailable, "no authority is active", self),
+            _ => internal(Code::Internal, "the authority could not issue", self),
+        }
+    }
+}
+
+impl ToStatus for RegistryError {
+    fn to_status(&self) -> Status {
+        match self {
+            Self::Rule(e) => bad_request(e),
+            Self::NotFound(_) => Status::not_found(self.to_string()),
+            Self::Similar(_) | Self::IdTaken(_) => Status::already_exists(self.to_string()),
+            Self::Busy(_) => Status::aborted(self.to_string()),
+            Self::Store(e) => e.to_status(),
+        }
+    }
+}
+
+impl ToStatus for TokenError {
+    fn to_status(&self) -> Status {
+        match self {
+            Self::Ttl | Self::Text(_) | Self::Alias(_) => bad_request(self),
+            Self::Exists => Status::already_exists(self.to_string()),
+            Self::Store(e) => e.to_status(),
+        }
+    }
+}
+
+impl ToStatus for IssuingError {
+    fn to_status(&self) -> Status {
+        match self {
+            Self::Request(_) | Self::Csr(_) | Self::Identity(_) => bad_request(self),
+            Self::NotAuthorized => Status::not_found(self.to_string()),
+            Self::Ca(e) => e.to_status(),
+            Self::Dropped => Status::unavailable(self.to_string()),
+        }
+    }
+}
+
+impl ToStatus for AgentRefusal {
+    fn to_status(&self) -> Status {
+        let reason = match self {
+            Self::Expired(_) => Reason::AgentExpired,
+            Self::NotAttested(_) => Reason::AgentNotAttested,
+            Self::Banned(_) => Reason::AgentBanned,
+            Self::NotActive(_) => Reason::AgentNotActive,
+            Self::MustReattest(_) => Reason::AgentMustReattest,
+        };
+        let details = types::PermissionDeniedDetails {
+            reason: reason.into(),
+        };
+        let status = RpcStatus {
+            code: Code::PermissionDenied.into(),
+            message: self.to_string(),
+            details: vec![Any {
+                type_url: DETAILS_TYPE.to_owned(),
+                value: details.encode_to_vec(),
+            }],
+        };
+        Status::with_details(
+            Code::PermissionDenied,
+            self.to_string(),
+            status.encode_to_vec().into(),
+        )
+    }
+}
+
+impl ToStatus for NodeError {
+    fn to_status(&self) -> Status {
+        match self {
+            Self::Request(_) | Self::Csr(_) => bad_request(self),
+            Self::UnknownAttestor(_) => Status::failed_precondition(self.to_string()),
+            Self::Attest(NodeAttestError::Invalid(_)) => Status::invalid_argument(self.to_string()),
+            Self::Attest(NodeAttestError::Denied(_))
+            | Self::BannedAtAttestation
+            | Self::AttestedBefore(_) => Status::permission_denied(self.to_string()),
+            Self::Attest(e) => internal(Code::Internal, "failed to attest", e),
+            Self::Refused(e) => e.to_status(),
+            Self::NotFound(_) => Status::not_found(self.to_string()),
+            Self::Busy(_) => Status::aborted(self.to_string()),
+            Self::Ca(e) => e.to_status(),
+            Self::Alias(e) => e.to_status(),
+            Self::Store(e) => e.to_status(),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The one stack that every call goes through, outermost first: source limits, audit, caller, authorize,
+//! the caller's rate, size, handler. Reflection and health go through it as well.
+
+pub mod anonymous;
+mod audit;
+mod authorize;
+mod body;
+mod call;
+mod caller;
+mod rate;
+pub mod rates;
+mod size;
+mod source;
+mod step;
+
+use std::sync::Arc;
+
+use tower::ServiceBuilder;
+use tower::layer::util::{Identity, Stack};
+use vouchsafe_runtime::Clock;
+use vouchsafe_store::AuditSink;
+
+use crate::authorize::Authorizer;
+use crate::config::Limits;
+
+use anonymous::AnonymousCalls;
+pub use audit::Audit;
+pub use authorize::Authorize;
+pub use call::Call;
+pub use caller::FindCaller;
+pub use rate::CallerRate;
+use rates::Rates;
+pub use size::MessageSize;
+pub use source::SourceLimits;
+pub use step::{Handler, Next, Request, Response, Step, StepLayer};
+
+/// What the stack is made of.
+#[derive(Debug, Clone)]
+pub struct Layers {
+    /// Tells the time of calls.
+    pub clock: Clock,
+    /// Takes the records of calls.
+    pub audit: AuditSink,
+    /// Gathers what callers without an SVID do.
+    pub anonymous: Arc<AnonymousCalls>,
+    /// Decides who may call what.
+    pub authorizer: Authorizer,
+    /// Counts calls and signatures.
+    pub rates: Arc<Rates>,
+    /// How much callers may ask for.
+    pub limits: Limits,
+}
+
+/// The stack as tower has it: the last one named is the outermost.
+pub type CallStack = Stack<
+    StepLayer<MessageSize>,
+    Stack<
+        StepLayer<CallerRate>,
+        Stack<
+            StepLayer<Authorize>,
+            Stack<StepLayer<FindCaller>, Stack<StepLayer<Audit>, Stack<StepLayer<SourceLimits>, Identity>>>,
+        >,
+    >,
+>;
+
+impl Layers {
+    /// Puts the stack together, outermost first. This is the only place that knows its order.
+    pub fn stack(&self) -> CallStack {
+        let (rates, anonymous) = (Arc::clone(&self.rates), Arc::clone(&self.anonymous));
+        let source = SourceLimits::new(&self.limits, Arc::clone(&self.rates), Arc::clone(&self.anonymous));
+        let audit = Audit::new(self.clock.clone(), self.audit.clone(), anonymous);
+        ServiceBuilder::new()
+            .layer(StepLayer::new(source))
+            .layer(StepLayer::new(audit))
+            .layer(StepLayer::new(FindCaller::new(self.authorizer.clone())))
+            .layer(StepLayer::new(Authorize::new(self.authorizer.clone())))
+            .layer(StepLayer::new(CallerRate::new(rates)))
+            .layer(StepLayer::new(MessageSize::new(&self.limits)))
+            .into_inner()
+    }
+}

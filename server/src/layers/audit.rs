@@ -1,0 +1,112 @@
+//! One record for each call, refusals too, written here and nowhere else.
+//!
+//! A place in the log is taken before the call is let in: when the log takes no records, nothing is done.
+//! Calls without an SVID are gathered by source and minute, so that nobody can fill the disk.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tonic::{Code, Status};
+use vouchsafe_runtime::Clock;
+use vouchsafe_store::{AuditPlace, AuditSink};
+
+use super::anonymous::AnonymousCalls;
+use super::body::{Watched, ended};
+use super::call::{Call, traceparent};
+use super::step::{Handler, Next, Request, Response, Step};
+use crate::authorize;
+use crate::caller::Peer;
+
+/// Header by which callers learn the id of their call.
+pub(super) const REQUEST_ID: &str = "x-request-id";
+/// Longest method name that is recorded, in bytes.
+const MAX_METHOD_BYTES: usize = 128;
+/// The one call without an SVID that gets its own record when it succeeds.
+const ATTEST: &str = "/spire.api.server.agent.v1.Agent/AttestAgent";
+
+/// Records calls.
+#[derive(Debug)]
+pub struct Audit {
+    clock: Clock,
+    sink: AuditSink,
+    anonymous: Arc<AnonymousCalls>,
+}
+
+impl Audit {
+    /// Records by this clock, to this log.
+    pub fn new(clock: Clock, sink: AuditSink, anonymous: Arc<AnonymousCalls>) -> Self {
+        Self {
+            clock,
+            sink,
+            anonymous,
+        }
+    }
+
+    fn call(&self, request: &Request) -> Option<Call> {
+        let peer = request.extensions().get::<Arc<Peer>>().map(Arc::clone)?;
+        let trace = request.headers().get("traceparent");
+        let trace = trace.and_then(|value| value.to_str().ok()).and_then(traceparent);
+        let path = request.uri().path();
+        let method = match authorize::rule(path) {
+            Some((name, _)) => name.to_owned(),
+            None => path
+                .get(..path.floor_char_boundary(MAX_METHOD_BYTES))
+                .unwrap_or_default()
+                .to_owned(),
+        };
+        Some(Call::new(method, peer, trace, self.clock.now()))
+    }
+}
+
+impl Step for Audit {
+    async fn handle<S: Handler>(&self, mut request: Request, next: Next<S>) -> Response {
+        let Some(call) = self.call(&request).map(Arc::new) else {
+            return Status::internal("the connection names no peer").into_http();
+        };
+        let place = match self.sink.reserve().await {
+            Ok(place) => place,
+            Err(error) => {
+                tracing::error!(%error, method = call.method, "a call is refused, because it cannot be recorded");
+                return Status::unavailable("the audit log takes no records").into_http();
+            }
+        };
+        request.extensions_mut().insert(Arc::clone(&call));
+        let mut response = next.run(request).await;
+        if let Ok(id) = HeaderValue::from_str(&call.request_id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        let record = Record {
+            call,
+            place,
+            anonymous: Arc::clone(&self.anonymous),
+        };
+        match ended(response.headers()) {
+            Some((code, reason)) => {
+                record.write(code, reason);
+                response
+            }
+            None => {
+                response.map(|body| Watched::around(body, move |code, reason| record.write(code, reason)))
+            }
+        }
+    }
+}
+
+/// A call's place in the log.
+struct Record {
+    call: Arc<Call>,
+    place: AuditPlace,
+    anonymous: Arc<AnonymousCalls>,
+}
+
+impl Record {
+    fn write(self, code: Code, reason: Option<String>) {
+        let admitted = code == Code::Ok && self.call.method == ATTEST;
+        if self.call.peer.is_anonymous() && !admitted {
+            let method = authorize::rule(&self.call.method).map_or("unknown", |(name, _)| name);
+            self.anonymous.note(self.call.peer.source, method, code);
+            return;
+        }
+        self.place.record(self.call.draft(code, reason));
+    }
+}

@@ -1,1 +1,0 @@
-//! Tests of attestation, renewal, bans and deletion of agents.

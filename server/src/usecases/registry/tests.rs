@@ -1,1 +1,0 @@
-//! Tests of creating, updating and deleting entries.

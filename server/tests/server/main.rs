@@ -1,0 +1,11 @@
+//! A whole server in this process, called over its real sockets: TLS and unix.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests may fail loudly"
+)]
+
+mod attest;
+mod life;
+mod support;
