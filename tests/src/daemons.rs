@@ -133,7 +133,7 @@ impl Deployment {
     /// # Errors
     /// When one of them does not come up within the deadline.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::configured("", "").await
+        Self::configured("", "sync_interval = \"1s\"\n").await
     }
 
     /// A server and an agent with further lines in their configuration.
