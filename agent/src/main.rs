@@ -40,12 +40,9 @@ fn main() -> std::process::ExitCode {
         Ok(Command::Run { config, join_token }) => run(&config, join_token),
         Ok(Command::Validate { config }) => load(&config).map(drop),
         Err(usage) => {
-            let code = if usage.use_stderr() {
-                ExitCode::Usage
-            } else {
-                ExitCode::Ok
-            };
-            return usage.print().map_or(ExitCode::Io, |()| code).into();
+            let wrong = usage.use_stderr().then_some(ExitCode::Usage);
+            let printed = usage.print().map_or(ExitCode::Io, |()| ExitCode::Ok);
+            return wrong.unwrap_or(printed).into();
         }
     };
     let Err(error) = ended else {

@@ -22,13 +22,22 @@ fn start() -> anyhow::Result<Child> {
     let binaries = binary("vouchsafe")?.parent().context("a folder")?.to_owned();
     ensure!(binary("vouchsafe-server")?.is_file() && binary("vouchsafe-agent")?.is_file());
     let mut command = Command::new(interpreter());
-    command.arg(repository().join("demo/run")).arg("--binaries").arg(binaries);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .arg(repository().join("demo/run"))
+        .arg("--binaries")
+        .arg(binaries);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command.spawn().context("cannot run the demo")
 }
 
 async fn ended(demo: Child) -> anyhow::Result<(Output, String)> {
-    let output = timeout(WHOLE_DEMO, demo.wait_with_output()).await.context("the demo does not end")??;
+    let output = timeout(WHOLE_DEMO, demo.wait_with_output())
+        .await
+        .context("the demo does not end")??;
     let told = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     let told = String::from_utf8_lossy(&told).into_owned();
     Ok((output, told))
@@ -94,7 +103,10 @@ async fn interrupted() -> anyhow::Result<()> {
     .await?;
     kill(pid, Signal::SIGINT)?;
     let (output, told) = timeout(DEADLINE, ended(demo)).await??;
-    ensure!(output.status.code() == Some(1) && told.contains("ended by SIGINT"), "{told}");
+    ensure!(
+        output.status.code() == Some(1) && told.contains("ended by SIGINT"),
+        "{told}"
+    );
     left_nothing()
 }
 
