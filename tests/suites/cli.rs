@@ -1,0 +1,448 @@
+//! The command line as its users meet it: against real daemons, and against sockets that are not there.
+
+use std::process::{Output, Stdio};
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use tokio::process::Command;
+use vouchsafe_tests::daemons::{Deployment, NODE, binary};
+
+type Outcome = anyhow::Result<()>;
+
+/// Runs the command line without any daemon.
+async fn alone(arguments: &[&str]) -> anyhow::Result<Output> {
+    let mut command = Command::new(binary("vouchsafe")?);
+    command.env_clear().args(arguments).stdin(Stdio::null());
+    Ok(command.output().await?)
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn refused(output: &Output, code: i32, said: &str) -> Outcome {
+    let text = stderr(output);
+    ensure!(
+        output.status.code() == Some(code),
+        "exit {:?}, not {code}: {text}",
+        output.status.code()
+    );
+    ensure!(text.contains(said), "`{said}` is not in: {text}");
+    Ok(())
+}
+
+fn texts<'v>(value: &'v Value, field: &str) -> Vec<&'v str> {
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|item| item.get(field)?.as_str())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_socket_that_is_not_there_is_named_with_its_flag() -> Outcome {
+    let cases: [(&[&str], &str); 3] = [
+        (
+            &["entry", "show", "--server-socket", "/nonexistent/s.sock"],
+            "--server-socket",
+        ),
+        (
+            &["explain", "1", "--agent-admin-socket", "/nonexistent/a.sock"],
+            "--agent-admin-socket",
+        ),
+        (
+            &["svid", "x509", "--workload-socket", "unix:///nonexistent/w.sock"],
+            "--workload-socket",
+        ),
+    ];
+    for (arguments, flag) in cases {
+        let output = alone(arguments).await?;
+        refused(&output, 69, flag)?;
+        refused(&output, 69, "/nonexistent/")?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_socket_on_which_nobody_listens_is_unreachable() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path)?);
+    let path = path.display().to_string();
+    refused(
+        &alone(&["entry", "count", "--server-socket", &path]).await?,
+        69,
+        "is the server running",
+    )
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_64_and_names_the_value() -> Outcome {
+    let create = ["entry", "create", "--spiffe-id", "spiffe://example.org/a"];
+    let with = |more: &[&'static str]| [&create[..], more].concat();
+    let cases: [(Vec<&str>, &str); 6] = [
+        (vec![], "Usage"),
+        (vec!["frobnicate"], "frobnicate"),
+        (vec!["entry", "show", "--output", "yaml"], "yaml"),
+        (
+            with(&["--parent-id", "example.org/n", "--selector", "unix:uid:1"]),
+            "example.org/n",
+        ),
+        (with(&["--parent-id", NODE, "--selector", "unixuid1"]), "unixuid1"),
+        (
+            with(&[
+                "--parent-id",
+                NODE,
+                "--selector",
+                "unix:uid:1",
+                "--x509-svid-ttl",
+                "soon",
+            ]),
+            "soon",
+        ),
+    ];
+    for (arguments, said) in cases {
+        refused(&alone(&arguments).await?, 64, said).context(arguments.join(" "))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn errors_are_json_for_programs() -> Outcome {
+    let output = alone(&[
+        "entry",
+        "count",
+        "--server-socket",
+        "/nonexistent",
+        "--output",
+        "json",
+    ])
+    .await?;
+    let error: Value = serde_json::from_slice(&output.stderr)?;
+    ensure!(
+        error.pointer("/error/kind") == Some(&Value::from("unreachable")),
+        "{error}"
+    );
+    ensure!(
+        error.pointer("/error/exit_code") == Some(&Value::from(69)),
+        "{error}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn completions_and_help_need_no_daemon() -> Outcome {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = alone(&["completions", shell]).await?;
+        ensure!(output.status.success() && output.stdout.len() > 1000, "{shell}");
+    }
+    let help = alone(&["--help"]).await?;
+    ensure!(help.status.success());
+    ensure!(String::from_utf8_lossy(&help.stdout).contains("Exit codes"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn entries_live_from_create_to_delete() -> Outcome {
+    let at = Deployment::server_alone("").await?;
+    let id = "spiffe://example.org/agent/researcher";
+    let made = at
+        .entry(
+            id,
+            &["unix:uid:1000"],
+            &["--x509-svid-ttl", "15m", "--hint", "main"],
+        )
+        .await?;
+    let entry_id = made
+        .pointer("/entries/0/id")
+        .and_then(Value::as_str)
+        .context("no id")?
+        .to_owned();
+    ensure!(
+        made.pointer("/entries/0/x509_svid_ttl_seconds") == Some(&Value::from(900)),
+        "{made}"
+    );
+
+    let arguments = [
+        "entry",
+        "create",
+        "--parent-id",
+        NODE,
+        "--spiffe-id",
+        id,
+        "--selector",
+        "unix:uid:1000",
+    ];
+    refused(&at.vouchsafe(&arguments).await?, 65, &entry_id).context("the same again")?;
+
+    at.entry("spiffe://example.org/agent/coder", &["unix:uid:1001"], &[])
+        .await?;
+    let shown = at.json(&["entry", "show"]).await?;
+    ensure!(texts(&shown, "spiffe_id").len() == 2, "{shown}");
+    let shown = at.json(&["entry", "show", "--selector", "unix:uid:1001"]).await?;
+    ensure!(
+        texts(&shown, "spiffe_id") == ["spiffe://example.org/agent/coder"],
+        "{shown}"
+    );
+    let shown = at.json(&["entry", "show", "--hint", "main"]).await?;
+    ensure!(texts(&shown, "id") == [entry_id.as_str()], "{shown}");
+
+    let updated = at
+        .json(&[
+            "entry",
+            "update",
+            "--entry-id",
+            &entry_id,
+            "--dns",
+            "a.example.org",
+        ])
+        .await?;
+    ensure!(
+        updated.pointer("/entries/0/dns_names/0") == Some(&Value::from("a.example.org")),
+        "{updated}"
+    );
+    ensure!(
+        updated.pointer("/entries/0/hint") == Some(&Value::from("main")),
+        "the rest stays: {updated}"
+    );
+    ensure!(
+        updated.pointer("/entries/0/revision") == Some(&Value::from(1)),
+        "{updated}"
+    );
+
+    ensure!(at.json(&["entry", "count"]).await?.get("count") == Some(&Value::from(2)));
+    at.json(&["entry", "delete", "--entry-id", &entry_id]).await?;
+    refused(
+        &at.vouchsafe(&["entry", "delete", "--entry-id", &entry_id])
+            .await?,
+        65,
+        &entry_id,
+    )?;
+    refused(
+        &at.vouchsafe(&["entry", "show", "--entry-id", &entry_id]).await?,
+        65,
+        "not found",
+    )?;
+    ensure!(at.json(&["entry", "count"]).await?.get("count") == Some(&Value::from(1)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn entries_come_from_a_file_and_what_is_refused_is_told() -> Outcome {
+    let at = Deployment::server_alone("").await?;
+    let entry = |id: &str, domain: &str| {
+        serde_json::json!({ "spiffe_id": format!("spiffe://{domain}/{id}"), "parent_id": NODE,
+            "selectors": [{ "type": "unix", "value": "uid:7" }] })
+    };
+    let file = at.path("entries.json");
+    let both =
+        serde_json::json!({ "entries": [entry("good", "example.org"), entry("bad", "elsewhere.org")] });
+    std::fs::write(&file, both.to_string())?;
+    let arguments = [
+        "entry",
+        "create",
+        "--data",
+        &file.display().to_string(),
+        "--output",
+        "json",
+    ];
+    let output = at.vouchsafe(&arguments).await?;
+    ensure!(
+        output.status.code() == Some(1),
+        "one of two failed: {}",
+        stderr(&output)
+    );
+    let told: Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(
+        told.pointer("/entries/0/spiffe_id") == Some(&Value::from("spiffe://example.org/good")),
+        "{told}"
+    );
+    ensure!(
+        told.pointer("/refused/0/message")
+            .and_then(Value::as_str)
+            .is_some_and(|m| !m.is_empty()),
+        "{told}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn asserted_selectors_alone_need_a_flag() -> Outcome {
+    let at = Deployment::server_alone("").await?;
+    let create = [
+        "entry",
+        "create",
+        "--parent-id",
+        NODE,
+        "--spiffe-id",
+        "spiffe://example.org/a",
+    ];
+    let asserted = [&create[..], &["--selector", "process:script:/srv/a.py"]].concat();
+    refused(&at.vouchsafe(&asserted).await?, 65, "--allow-asserted")?;
+    let allowed = [&asserted[..], &["--allow-asserted"]].concat();
+    ensure!(at.vouchsafe(&allowed).await?.status.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn agents_are_listed_banned_and_evicted() -> Outcome {
+    let mut at = Deployment::start().await?;
+    let agents = at.json(&["agent", "list"]).await?;
+    let ids = texts(&agents, "spiffe_id");
+    let [agent] = ids[..] else {
+        anyhow::bail!("one agent: {agents}")
+    };
+    ensure!(
+        agent.starts_with("spiffe://example.org/spire/agent/join_token/"),
+        "{agent}"
+    );
+    let shown = at.json(&["agent", "show", "--spiffe-id", agent]).await?;
+    ensure!(
+        shown.get("attestation_type") == Some(&Value::from("join_token")),
+        "{shown}"
+    );
+    ensure!(at.json(&["agent", "count"]).await?.get("count") == Some(&Value::from(1)));
+
+    at.json(&["agent", "ban", "--spiffe-id", agent]).await?;
+    let banned = at.json(&["agent", "list", "--banned", "true"]).await?;
+    ensure!(texts(&banned, "spiffe_id") == [agent], "{banned}");
+    let ended = at.agent.as_mut().context("the agent")?.ended().await?;
+    ensure!(!ended.success(), "a banned agent stops, and not with success");
+
+    at.json(&["agent", "evict", "--spiffe-id", agent]).await?;
+    refused(
+        &at.vouchsafe(&["agent", "evict", "--spiffe-id", agent]).await?,
+        65,
+        agent,
+    )?;
+    ensure!(at.json(&["agent", "count"]).await?.get("count") == Some(&Value::from(0)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_bundle_is_shown_as_pem_and_as_spiffe_bundle() -> Outcome {
+    let at = Deployment::server_alone("").await?;
+    let pem = at.vouchsafe(&["bundle", "show"]).await?;
+    ensure!(String::from_utf8_lossy(&pem.stdout).starts_with("-----BEGIN CERTIFICATE-----"));
+    let document = at.vouchsafe(&["bundle", "show", "--format", "spiffe"]).await?;
+    let document: Value = serde_json::from_slice(&document.stdout)?;
+    let uses = document
+        .get("keys")
+        .map(|keys| texts(keys, "use"))
+        .context("keys")?;
+    ensure!(
+        uses.contains(&"x509-svid") && uses.contains(&"jwt-svid"),
+        "{document}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_process_without_an_entry_learns_why_and_one_with_an_entry_gets_svids() -> Outcome {
+    let at = Deployment::start().await?;
+    let uid = nix::unistd::geteuid().to_string();
+    let denied = at.vouchsafe(&["svid", "x509"]).await?;
+    refused(&denied, 77, "no identity issued")?;
+    refused(&denied, 77, "vouchsafe explain")?;
+    let me = at.json(&["explain"]).await?;
+    ensure!(
+        texts(me.get("selectors").context("selectors")?, "selector")
+            .contains(&format!("unix:uid:{uid}").as_str()),
+        "{me}"
+    );
+    ensure!(
+        me.get("reason")
+            .and_then(Value::as_str)
+            .is_some_and(|reason| !reason.is_empty()),
+        "{me}"
+    );
+
+    let id = "spiffe://example.org/agent/cli";
+    at.entry(id, &[&format!("unix:uid:{uid}")], &[]).await?;
+    let got = vouchsafe_tests::wait::until("the SVID is served", async || {
+        at.json(&["svid", "x509"]).await.ok()
+    })
+    .await?;
+    ensure!(texts(&got, "spiffe_id") == [id], "{got}");
+
+    let folder = at.path("out");
+    std::fs::create_dir(&folder)?;
+    let dir = folder.display().to_string();
+    at.json(&["svid", "x509", "--write", &dir]).await?;
+    let key = std::fs::metadata(folder.join("svid.0.key"))?;
+    ensure!(std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o777 == 0o600);
+    ensure!(folder.join("svid.0.pem").is_file() && folder.join("bundle.0.pem").is_file());
+
+    let jwt = at.json(&["svid", "jwt", "--audience", "db"]).await?;
+    ensure!(
+        texts(&jwt, "token")
+            .first()
+            .is_some_and(|token| token.split('.').count() == 3),
+        "{jwt}"
+    );
+    let other = [
+        "svid",
+        "jwt",
+        "--audience",
+        "db",
+        "--spiffe-id",
+        "spiffe://example.org/agent/else",
+    ];
+    refused(&at.vouchsafe(&other).await?, 77, "no identity issued")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn explain_names_the_selector_that_is_missing() -> Outcome {
+    let at = Deployment::start().await?;
+    let uid = nix::unistd::geteuid().to_string();
+    let selectors = [&format!("unix:uid:{uid}"), "unix:path:/opt/agent"];
+    at.entry("spiffe://example.org/agent/near", &selectors, &[])
+        .await?;
+    let pid = std::process::id().to_string();
+    let told = vouchsafe_tests::wait::until("the agent knows the entry", async || {
+        let told = at.json(&["explain", &pid]).await.ok()?;
+        told.pointer("/nearest/0").is_some().then_some(told)
+    })
+    .await?;
+    ensure!(
+        told.pointer("/nearest/0/missing/0") == Some(&Value::from("unix:path:/opt/agent")),
+        "{told}"
+    );
+    ensure!(
+        told.pointer("/knowledge/server_reachable") == Some(&Value::Bool(true)),
+        "{told}"
+    );
+    let nobody = at.vouchsafe(&["explain", "2147483646"]).await?;
+    refused(&nobody, 65, "2147483646")
+}
+
+#[tokio::test]
+async fn health_speaks_for_both_and_the_audit_has_what_happened() -> Outcome {
+    let at = Deployment::start().await?;
+    let health = at.json(&["health"]).await?;
+    ensure!(texts(&health, "who") == ["server", "agent"], "{health}");
+    ensure!(texts(&health, "status") == ["serving", "serving"], "{health}");
+
+    at.entry("spiffe://example.org/agent/audited", &["unix:uid:4242"], &[])
+        .await?;
+    let records = vouchsafe_tests::wait::until("the change is in the log", async || {
+        let output = at.vouchsafe(&["audit", "tail"]).await.ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        text.contains("agent/audited").then_some(text)
+    })
+    .await?;
+    let mut last = 0;
+    for line in records.lines() {
+        let record: Value = serde_json::from_str(line)?;
+        let seq = record.get("seq").and_then(Value::as_u64).context("seq")?;
+        ensure!(last == 0 || seq == last + 1, "no gap after {last}: {seq}");
+        ensure!(
+            record.get("principal").is_some() && record.get("request_id").is_some(),
+            "{record}"
+        );
+        last = seq;
+    }
+    Ok(())
+}
