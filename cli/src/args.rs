@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vouchsafe_identity::{Selector, SpiffeId, TrustDomain};
 
-use crate::commands::{agent, audit, bundle, entry, explain, health, svid, token};
+use crate::commands::{agent, audit, bundle, dev, entry, explain, health, svid, token};
 
 /// Exit codes, shown below the help.
 const EXIT_CODES: &str = "\
@@ -100,6 +100,8 @@ pub(crate) enum Command {
     /// The audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// A server and an agent in one process, for development
+    Dev(dev::DevArgs),
     /// A completion script for a shell
     Completions {
         /// Which shell

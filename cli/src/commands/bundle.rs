@@ -36,12 +36,7 @@ pub(crate) enum BundleFormat {
 pub(crate) async fn run(command: BundleCommand, global: &Global, output: &Output) -> Result<(), CliError> {
     let BundleCommand::Show { format } = command;
     let server = Connection::server(global).await?;
-    let request = GetBundleRequest { output_mask: None };
-    let bundle = from_wire(
-        server
-            .call(BundleClient::new(server.channel.clone()).get_bundle(request))
-            .await?,
-    )?;
+    let bundle = fetch(&server).await?;
     let unreadable = |reason: String| CliError::Answer {
         what: "server",
         reason,
@@ -62,6 +57,13 @@ pub(crate) async fn run(command: BundleCommand, global: &Global, output: &Output
         }
     }
     Ok(())
+}
+
+/// The bundle of the server's trust domain.
+pub(crate) async fn fetch(server: &Connection) -> Result<Bundle, CliError> {
+    let request = GetBundleRequest { output_mask: None };
+    let mut client = BundleClient::new(server.channel.clone());
+    from_wire(server.call(client.get_bundle(request)).await?)
 }
 
 fn from_wire(bundle: types::Bundle) -> Result<Bundle, CliError> {
