@@ -11,6 +11,9 @@ use crate::entry::Entry;
 /// Most entries that are named as nearest.
 pub const MAX_NEAREST: usize = 5;
 
+/// Type of the selector by which an entry gives a node an alias.
+const ALIAS_SELECTOR: &str = "spiffe_id";
+
 /// An entry that a process does not match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Near {
@@ -27,7 +30,7 @@ pub struct Near {
 pub fn nearest(entries: &EntryIndex, selectors: &SelectorSet) -> Vec<Near> {
     let mut near: Vec<Near> = entries
         .iter()
-        .filter(|entry| !entry.selectors.is_subset(selectors))
+        .filter(|entry| !entry.selectors.is_subset(selectors) && !is_alias(entry))
         .map(|entry| {
             let (present, missing) = entry
                 .selectors
@@ -44,6 +47,14 @@ pub fn nearest(entries: &EntryIndex, selectors: &SelectorSet) -> Vec<Near> {
     near.sort_by_key(|near| (near.missing.len(), Reverse(near.present.len())));
     near.truncate(MAX_NEAREST);
     near
+}
+
+/// Whether an entry names a node: no process ever has such a selector.
+fn is_alias(entry: &Entry) -> bool {
+    entry
+        .selectors
+        .iter()
+        .any(|selector| selector.kind() == ALIAS_SELECTOR)
 }
 
 /// Why a process gets no identity, for itself: nothing of other processes and of entries.
@@ -75,6 +86,12 @@ mod tests {
         assert_eq!(ids, ["c-nearer", "b-near", "a-far"]);
         assert_eq!(found[0].missing, [Selector::new("unix", "gid:2").unwrap()]);
         assert_eq!(found[0].present.len(), 2);
+    }
+
+    #[test]
+    fn aliases_of_nodes_are_not_near_to_any_process() {
+        let index = EntryIndex::new([entry("alias", &["spiffe_id:spiffe://example.org/spire/agent/x"])]);
+        assert!(nearest(&index, &SelectorSet::new()).is_empty());
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     table
         .to_string()
         .lines()
-        .map(str::trim_end)
+        .map(str::trim)
         .collect::<Vec<_>>()
         .join("\n")
 }

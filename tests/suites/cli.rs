@@ -403,7 +403,7 @@ async fn explain_names_the_selector_that_is_missing() -> Outcome {
     let pid = std::process::id().to_string();
     let told = vouchsafe_tests::wait::until("the agent knows the entry", async || {
         let told = at.json(&["explain", &pid]).await.ok()?;
-        told.pointer("/nearest/0").is_some().then_some(told)
+        (texts(told.get("nearest")?, "spiffe_id") == ["spiffe://example.org/agent/near"]).then_some(told)
     })
     .await?;
     ensure!(
@@ -444,5 +444,43 @@ async fn health_speaks_for_both_and_the_audit_has_what_happened() -> Outcome {
         );
         last = seq;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn dev_gives_its_user_an_svid_and_leaves_nothing_behind() -> Outcome {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let mut command = Command::new(binary("vouchsafe")?);
+    command
+        .args(["dev", "--output", "json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let mut dev = command.spawn()?;
+    let mut lines = BufReader::new(dev.stdout.take().context("stdout")?).lines();
+    let first = tokio::time::timeout(vouchsafe_tests::wait::DEADLINE, lines.next_line()).await??;
+    let ready: Value = serde_json::from_str(&first.context("dev ended early")?)?;
+    let field = |name: &str| ready.get(name).and_then(Value::as_str).context(name.to_owned());
+    let got = alone(&[
+        "svid",
+        "x509",
+        "--output",
+        "json",
+        "--workload-socket",
+        field("spiffe_endpoint_socket")?,
+    ])
+    .await?;
+    ensure!(got.status.success(), "{}", stderr(&got));
+    let got: Value = serde_json::from_slice(&got.stdout)?;
+    ensure!(texts(&got, "spiffe_id") == [field("spiffe_id")?], "{got}");
+
+    let pid = i32::try_from(dev.id().context("dev has ended")?)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)?;
+    let status = tokio::time::timeout(vouchsafe_tests::wait::DEADLINE, dev.wait()).await??;
+    ensure!(status.success(), "{status}");
+    ensure!(
+        !std::path::Path::new(field("dir")?).exists(),
+        "the temporary folder is gone"
+    );
     Ok(())
 }

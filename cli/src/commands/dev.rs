@@ -106,7 +106,8 @@ pub(crate) async fn run(args: DevArgs, global: &Global, output: &Output) -> Resu
         agent_admin_socket: global.agent_admin_socket.clone(),
         dir: place.path(""),
     };
-    let ended = together(server, agent, signal, announce(&global, &ready, output)).await;
+    let both = together(server, agent, signal, announce(&global, &ready, output));
+    let ended = Box::pin(both).await;
     output.note("vouchsafe dev has ended");
     ended
 }
