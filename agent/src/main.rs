@@ -69,6 +69,5 @@ async fn run(path: &Path, token: Option<String>) -> anyhow::Result<()> {
         .context("--join-token")?;
     let signal = signals::shutdown_signal()?;
     let app = App::build(config, Host::system(), token).await?;
-    app.run(signal).await?;
-    Ok(())
+    Ok(app.run(signal).await?)
 }
