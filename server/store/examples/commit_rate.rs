@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -24,8 +26,9 @@ use vouchsafe_store::{
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// How long each rate is measured.
-const SPAN: Duration = Duration::from_secs(2);
+/// The disk and the store are measured in turns, so short that a disk that changes its mind does it to both.
+const TURN: Duration = Duration::from_millis(100);
+const TURNS: u32 = 20;
 const FILL_BATCH: u64 = 500;
 const DEFAULT_ENTRIES: u64 = 100_000;
 
@@ -80,46 +83,71 @@ fn creation(n: u64) -> Result<Commit, Failure> {
         .audit(draft))
 }
 
-/// Writes of 1 KiB, each with fdatasync, a second, into a file that does not grow: the limit for one caller.
-fn raw_syncs(dir: &Path) -> Result<f64, Failure> {
-    let file = File::create(dir.join("raw"))?;
-    file.write_all_at(&[0; 1 << 20], 0)?;
-    file.sync_all()?;
-    let begun = Instant::now();
-    let mut count = 0_u32;
-    while begun.elapsed() < SPAN {
-        file.write_all_at(&[7; 1024], u64::from(count % 1024) * 1024)?;
-        file.sync_data()?;
-        count += 1;
-    }
-    Ok(f64::from(count) / begun.elapsed().as_secs_f64())
+/// How often something was done, and how long it took.
+#[derive(Default)]
+struct Tally {
+    count: u32,
+    took: Duration,
+    processor: Duration,
 }
 
-/// Durable creations a second by so many callers; `next` is the first unused number.
-async fn creations(store: &Arc<SledStore>, callers: u64, next: &mut u64) -> Result<f64, Failure> {
+impl Tally {
+    fn rate(&self) -> f64 {
+        f64::from(self.count) / self.took.as_secs_f64()
+    }
+}
+
+/// Processor time of this process so far: unlike the rate, it tells the same on a busy machine.
+fn processor() -> Result<Duration, Failure> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let micros = |time: TimeVal| u64::try_from(time.num_microseconds());
+    let spent = micros(usage.user_time())? + micros(usage.system_time())?;
+    Ok(Duration::from_micros(spent))
+}
+
+/// Writes of 1 KiB, each with fdatasync, into a file that does not grow: the limit for one caller.
+fn sync_for_a_turn(file: &File, tally: &mut Tally) -> Result<(), Failure> {
     let begun = Instant::now();
+    while begun.elapsed() < TURN {
+        file.write_all_at(&[7; 1024], u64::from(tally.count % 1024) * 1024)?;
+        file.sync_data()?;
+        tally.count += 1;
+    }
+    tally.took += begun.elapsed();
+    Ok(())
+}
+
+/// Durable creations by so many callers; `next` is the first unused number.
+async fn create_for_a_turn(
+    store: &Arc<SledStore>,
+    callers: u64,
+    next: &mut u64,
+    tally: &mut Tally,
+) -> Result<(), Failure> {
+    let (begun, spent) = (Instant::now(), processor()?);
     let mut tasks = JoinSet::new();
     for caller in 0..callers {
         let store = Arc::clone(store);
         let first = *next + caller;
         tasks.spawn(async move {
-            let mut made = 0_u64;
-            while begun.elapsed() < SPAN {
+            let mut made = 0;
+            while begun.elapsed() < TURN {
                 store.commit(creation(first + made * callers)?).await?;
                 made += 1;
             }
             Ok::<_, Failure>(made)
         });
     }
-    let (mut total, mut most) = (0, 0);
+    let mut most = 0;
     while let Some(made) = tasks.join_next().await {
         let made = made??;
-        total += made;
+        tally.count += u32::try_from(made)?;
         most = most.max(made);
     }
-    let rate = u32::try_from(total).map(f64::from)? / begun.elapsed().as_secs_f64();
+    tally.took += begun.elapsed();
+    tally.processor += processor()? - spent;
     *next += most * callers;
-    Ok(rate)
+    Ok(())
 }
 
 async fn fill(store: &SledStore, next: &mut u64, until: u64) -> Result<(), Failure> {
@@ -155,9 +183,12 @@ async fn main() -> Result<(), Failure> {
     let dir = tempfile::tempdir_in(parent)?;
     let path = dir.path().join("store");
     let mut store = Arc::new(SledStore::open(&path, &SledConfig::default())?);
+    let file = File::create(dir.path().join("raw"))?;
+    file.write_all_at(&[0; 1 << 20], 0)?;
+    file.sync_all()?;
     println!(
-        "{:>8} {:>7} {:>10} {:>9} {:>8}",
-        "entries", "callers", "commits/s", "raw/s", "ratio"
+        "{:>8} {:>7} {:>10} {:>9} {:>8} {:>10}",
+        "entries", "callers", "commits/s", "raw/s", "ratio", "cpu us"
     );
     let mut next = 0;
     for size in [1000, 10_000, 100_000, 1_000_000] {
@@ -166,12 +197,16 @@ async fn main() -> Result<(), Failure> {
         }
         fill(&store, &mut next, size).await?;
         for callers in [1, 16] {
-            // Measured beside each rate: disks change their mind.
-            let raw = raw_syncs(dir.path())?;
-            let rate = creations(&store, callers, &mut next).await?;
+            let (mut raw, mut made) = (Tally::default(), Tally::default());
+            for _ in 0..TURNS {
+                sync_for_a_turn(&file, &mut raw)?;
+                create_for_a_turn(&store, callers, &mut next, &mut made).await?;
+            }
+            let micros = made.processor.as_secs_f64() * 1e6 / f64::from(made.count);
+            let (raw, made) = (raw.rate(), made.rate());
             println!(
-                "{size:>8} {callers:>7} {rate:>10.0} {raw:>9.0} {:>8.2}",
-                rate / raw
+                "{size:>8} {callers:>7} {made:>10.0} {raw:>9.0} {:>8.2} {micros:>10.0}",
+                made / raw
             );
         }
     }
