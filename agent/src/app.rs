@@ -50,9 +50,8 @@ pub struct Host {
     pub notifier: Notifier,
 }
 
-impl Host {
-    /// The real one.
-    pub fn system() -> Self {
+impl Default for Host {
+    fn default() -> Self {
         Self {
             clock: Clock::system(),
             notifier: Notifier::from_environment(),
@@ -268,13 +267,17 @@ impl App {
         serve::admin(self.admin, admin, limits, &group)?;
 
         let (node, ended) = (self.node, Arc::clone(ended));
+        let stopping = group.stopping();
         group.essential("identity", async move {
-            let Err(error) = node.run(joined).await else {
-                return Ok(());
+            let outcome = tokio::select! {
+                () = stopping.cancelled() => Ok(()),
+                outcome = node.run(joined) => outcome,
             };
-            let text = error.to_string();
-            let _already = ended.set(error);
-            Err(text)
+            outcome.map_err(|error| {
+                let text = error.to_string();
+                let _already = ended.set(error);
+                text
+            })
         });
         let source = Polling::new(
             self.upstream.clone(),

@@ -8,6 +8,7 @@ pub mod app;
 pub mod bootstrap;
 pub mod cache;
 pub mod caller;
+pub mod command;
 pub mod config;
 pub mod entry;
 pub mod explain;

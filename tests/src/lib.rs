@@ -5,6 +5,8 @@
 pub mod clients;
 pub mod daemons;
 pub mod needs;
+pub mod node;
+pub mod upstream;
 pub mod wait;
 
 use std::path::{Path, PathBuf};
