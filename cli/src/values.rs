@@ -30,15 +30,29 @@ pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
             "Vouchsafe serves the Workload API on unix sockets only: write `unix:///path`".to_owned(),
         );
     }
-    let path = match text.strip_prefix("unix:") {
-        Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
-        None => text,
+    let Some(rest) = text.strip_prefix("unix:") else {
+        if text.contains("://") {
+            return Err(format!(
+                "`{text}` has a scheme other than `unix`: write `unix:///path`"
+            ));
+        }
+        return if text.is_empty() {
+            Err("the path is empty".to_owned())
+        } else {
+            Ok(PathBuf::from(text))
+        };
     };
+    let path = rest.strip_prefix("//").unwrap_or(rest);
     if path.is_empty() {
         return Err("the path is empty".to_owned());
     }
-    if text.starts_with("unix:") && !path.starts_with('/') {
+    if !path.starts_with('/') {
         return Err(format!("`{path}` is not an absolute path: write `unix:///path`"));
+    }
+    if path.contains(['?', '#']) {
+        return Err(format!(
+            "`{path}` has a query or a fragment: write `unix:///path`"
+        ));
     }
     Ok(PathBuf::from(path))
 }
@@ -67,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_paths_or_unix_uris() {
+    fn workload_endpoint_4_scheme_must_be_known_and_a_unix_uri_must_be_an_absolute_path_alone() {
         for text in ["/run/a.sock", "unix:/run/a.sock", "unix:///run/a.sock"] {
             assert_eq!(socket_path(text), Ok(PathBuf::from("/run/a.sock")), "{text}");
         }
@@ -77,7 +91,11 @@ mod tests {
             "unix://",
             "unix:run/a.sock",
             "unix://host/a.sock",
+            "unix:///run/a.sock?x=y",
+            "unix:///run/a.sock#x",
             "tcp://127.0.0.1:1",
+            "http://127.0.0.1:1",
+            "UNIX:///run/a.sock",
         ] {
             assert!(socket_path(text).is_err(), "{text}");
         }

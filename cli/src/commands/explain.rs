@@ -9,7 +9,7 @@ use vouchsafe_proto::vouchsafe::workload::v1::WhoAmIRequest;
 use vouchsafe_proto::vouchsafe::workload::v1::workload_info_client::WorkloadInfoClient;
 
 use crate::args::Global;
-use crate::client::Connection;
+use crate::client::{Connection, workload_request};
 use crate::error::CliError;
 use crate::output::Output;
 use crate::values;
@@ -77,7 +77,10 @@ pub(crate) async fn run(args: ExplainArgs, global: &Global, output: &Output) -> 
         None => {
             let agent = Connection::workload(global).await?;
             let answer = agent
-                .call(WorkloadInfoClient::new(agent.channel.clone()).who_am_i(WhoAmIRequest {}))
+                .call(
+                    WorkloadInfoClient::new(agent.channel.clone())
+                        .who_am_i(workload_request(WhoAmIRequest {})),
+                )
                 .await?;
             ExplainView {
                 pid: None,

@@ -12,7 +12,16 @@ use x509_parser::prelude::FromDer;
 
 use crate::error::CliError;
 
-/// Writes `svid.N.pem`, `svid.N.key`, `bundle.N.pem` and `federated_bundle.N.pem`.
+/// What an update may consist of: the start and the end of each file's name, with its number between.
+const FILES: [(&str, &str); 4] = [
+    ("svid.", ".pem"),
+    ("svid.", ".key"),
+    ("bundle.", ".pem"),
+    ("federated_bundle.", ".pem"),
+];
+
+/// Writes `svid.N.pem`, `svid.N.key`, `bundle.N.pem` and `federated_bundle.N.pem`, and removes those of an
+/// earlier update that this one has not (SPIFFE Workload API §4.4).
 pub(crate) fn write_x509(dir: &Path, response: &X509svidResponse) -> Result<(), CliError> {
     for (n, svid) in response.svids.iter().enumerate() {
         let chain = certificate_pem(&svid.x509_svid)?;
@@ -28,6 +37,36 @@ pub(crate) fn write_x509(dir: &Path, response: &X509svidResponse) -> Result<(), 
     for (n, bundle) in response.federated_bundles.values().enumerate() {
         let path = dir.join(format!("federated_bundle.{n}.pem"));
         put(&path, certificate_pem(bundle)?.as_bytes(), 0o644)?;
+    }
+    for (start, end) in FILES {
+        let held = if start == "federated_bundle." {
+            response.federated_bundles.len()
+        } else {
+            response.svids.len()
+        };
+        withdraw(dir, start, end, held)?;
+    }
+    Ok(())
+}
+
+/// Removes the files of this kind whose numbers are beyond those that are held.
+fn withdraw(dir: &Path, start: &str, end: &str, held: usize) -> Result<(), CliError> {
+    let failed = |action, path: &Path, source| CliError::File {
+        action,
+        path: path.to_owned(),
+        source,
+    };
+    let entries = fs::read_dir(dir).map_err(|error| failed("read", dir, error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| failed("read", dir, error))?;
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(start)?.strip_suffix(end)?.parse::<usize>().ok());
+        if number.is_some_and(|number| number >= held) {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
+        }
     }
     Ok(())
 }
@@ -86,6 +125,8 @@ fn certificate_pem(der: &[u8]) -> Result<String, CliError> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use vouchsafe_proto::workload::X509svid;
+
     use super::*;
 
     #[test]
@@ -97,6 +138,37 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn workload_api_4_4_what_an_update_has_not_must_not_be_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let svid = X509svid {
+            x509_svid_key: b"key".to_vec(),
+            ..X509svid::default()
+        };
+        let mut response = X509svidResponse {
+            svids: vec![svid.clone(), svid],
+            ..X509svidResponse::default()
+        };
+        for name in ["spiffe://a.org", "spiffe://b.org"] {
+            response.federated_bundles.insert(name.to_owned(), Vec::new());
+        }
+        fs::write(dir.path().join("svid.note.pem"), "mine").unwrap();
+        write_x509(dir.path(), &response).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 9);
+        response.svids.pop();
+        response.federated_bundles.clear();
+        write_x509(dir.path(), &response).unwrap();
+        let mut left: Vec<String> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(
+            left,
+            ["bundle.0.pem", "svid.0.key", "svid.0.pem", "svid.note.pem"]
+        );
     }
 
     #[test]
