@@ -1,6 +1,6 @@
 //! The two sockets: services, limits, reflection.
 
-use tonic::service::interceptor::InterceptedService;
+use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic_reflection::server::Builder as Reflection;
 use vouchsafe_proto::FILE_DESCRIPTOR_SET;
@@ -44,9 +44,11 @@ pub(super) fn workload(
             .build_v1alpha()
             .map_err(|e| AppError::Api(e.to_string()))?,
     );
+    // The header is demanded of every request on this endpoint, of reflection too.
     let router = Server::builder()
         .max_concurrent_streams(limits.max_streams_per_connection)
-        .add_service(InterceptedService::new(workload, header::demand))
+        .layer(InterceptorLayer::new(header::demand))
+        .add_service(workload)
         .add_service(info)
         .add_service(v1)
         .add_service(v1alpha);
