@@ -8,8 +8,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::Signer;
-use crate::x509::testing::{bundle_of, issuer, key, leaf_params, td};
+use crate::jwt::{JwtError, SvidClaims, sign_svid, verify_svid};
+use crate::x509::issue::issue_svid;
+use crate::x509::testing::{NOW, bundle_of, id, issuer, key, leaf_params, request, td};
+use crate::{Signer, x509};
 
 /// A bundle with one authority of each sort.
 fn full() -> Bundle {
@@ -188,6 +190,51 @@ fn jwt_svid_6_1_entries_must_have_use_and_kid() {
 }
 
 #[test]
+fn jwt_svid_6_2_only_keys_for_jwt_svids_must_verify_them() {
+    let signer = key("jwt");
+    let claims = SvidClaims {
+        subject: id("spiffe://example.org/w"),
+        audience: vec!["reports".to_owned()],
+        issued_at: NOW,
+        expires_at: NOW + time::Duration::HOUR,
+        issuer: None,
+        jti: None,
+    };
+    let token = sign_svid(&claims, "k1", &signer).unwrap();
+    let mut bundle = full();
+    bundle.jwt_authorities[0].public_key = signer.public_key_spki().to_vec();
+    let judged = |document: &Value| {
+        let bundle = read(document).unwrap();
+        verify_svid(&token, "reports", |_| Some(&bundle), NOW).map(|_| ())
+    };
+    let mut document = document(&bundle);
+    assert!(judged(&document).is_ok());
+    for key_use in [json!("x509-svid"), json!("wit-svid"), json!("sig"), json!(null)] {
+        document["keys"][1]["use"] = key_use;
+        assert!(matches!(judged(&document), Err(JwtError::UnknownKey { .. })));
+    }
+}
+
+#[test]
+fn bundle_4_1_3_without_usable_keys_all_svids_must_be_untrusted() {
+    let issuer = issuer("example.org");
+    let workload = key("w");
+    let wanted = request("spiffe://example.org/w", workload.public_key_spki());
+    let svid = issue_svid(&wanted, &issuer).unwrap();
+    let whole = document(&bundle_of(&issuer));
+    assert!(x509::verify_svid(&svid.chain, &read(&whole).unwrap(), NOW).is_ok());
+    let mut unknown = whole.clone();
+    unknown["keys"][0]["use"] = json!("x509-svid-2");
+    for document in [unknown, json!({"keys": []})] {
+        let bundle = read(&document).unwrap();
+        assert!(matches!(
+            x509::verify_svid(&svid.chain, &bundle, NOW),
+            Err(x509::VerifyError::NoAuthority(_))
+        ));
+    }
+}
+
+#[test]
 fn broken_and_weak_jwt_keys_refuse_the_document() {
     for (name, value) in [
         ("x", json!(null)),
@@ -248,8 +295,8 @@ fn documents_that_are_too_large_are_refused() {
     ));
 }
 
-#[test]
-fn a_bundle_survives_its_document() {
+/// A bundle with a key of each kind that has a JWK.
+fn of_every_kind() -> Bundle {
     let mut bundle = full();
     let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).unwrap();
     let rsa = crate::x509::csr::check(include_bytes!("../../tests/data/csr/rsa2048.der")).unwrap();
@@ -266,6 +313,30 @@ fn a_bundle_survives_its_document() {
             tainted: false,
         });
     }
+    bundle
+}
+
+#[test]
+fn bundle_4_2_type_and_use_must_be_set_on_every_key() {
+    let document = document(&of_every_kind());
+    let keys = document["keys"].as_array().unwrap();
+    let named: Vec<_> = keys.iter().map(|key| (&key["kty"], &key["use"])).collect();
+    let expected = [
+        ("EC", "x509-svid"),
+        ("EC", "jwt-svid"),
+        ("EC", "jwt-svid"),
+        ("RSA", "jwt-svid"),
+        ("OKP", "jwt-svid"),
+    ];
+    assert_eq!(named.len(), expected.len());
+    for ((kty, key_use), expected) in named.into_iter().zip(expected) {
+        assert_eq!((kty, key_use), (&json!(expected.0), &json!(expected.1)));
+    }
+}
+
+#[test]
+fn a_bundle_survives_its_document() {
+    let bundle = of_every_kind();
     let document = bundle.to_jwks().unwrap();
     assert_eq!(Bundle::from_jwks(td("example.org"), &document).unwrap(), bundle);
 }

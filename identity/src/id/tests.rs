@@ -105,6 +105,30 @@ fn spiffe_id_2_1_host_must_have_only_letters_numbers_dots_dashes_underscores() {
 }
 
 #[test]
+fn spiffe_id_2_1_names_that_look_like_addresses_must_be_names_like_any_other() {
+    // Dotted quads, numbers that other parsers read as addresses, names that DNS forbids.
+    for name in [
+        "10.0.0.1",
+        "010.0.0.1",
+        "1.2.3",
+        "0x7f.1",
+        "4294967295",
+        "a..b",
+        "-a.",
+        "_._",
+    ] {
+        let id = SpiffeId::new(&format!("spiffe://{name}/w")).unwrap();
+        assert_eq!(id.trust_domain_name(), name);
+        assert_eq!(id.trust_domain(), TrustDomain::new(name).unwrap());
+        assert_eq!(id.to_string(), format!("spiffe://{name}/w"));
+    }
+    assert_ne!(
+        TrustDomain::new("10.0.0.1").unwrap(),
+        TrustDomain::new("010.0.0.1").unwrap()
+    );
+}
+
+#[test]
 fn spiffe_id_2_1_host_must_not_have_percent_encoding() {
     assert!(matches!(
         refused("spiffe://example%2eorg/w"),

@@ -1,4 +1,5 @@
 //! The authority as its users see it: what it issues verifies, across restarts, lost keys and months of rotation.
+#![expect(clippy::unwrap_used, reason = "a test says by a panic what went wrong")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,6 +219,28 @@ async fn for_a_month_each_svid_verifies_and_the_bundle_stays_small() {
         assert!(ca.bundle().x509_authorities.len() <= 5);
         assert!(ca.bundle().jwt_authorities.len() <= 5);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bundle_4_1_1_sequence_must_grow_with_each_change_of_the_keys() {
+    let bench = Bench::new();
+    let mut ca = bench.start().await;
+    let mut changes = 0;
+    for step in 0..60 {
+        let before = ca.bundle();
+        tokio::time::advance(Duration::from_secs(2 * 3600)).await;
+        if step % 10 == 9 {
+            ca = bench.start().await;
+        }
+        ca.rotate().await.unwrap();
+        let after = ca.bundle();
+        let same_keys = (&before.x509_authorities, &before.jwt_authorities)
+            == (&after.x509_authorities, &after.jwt_authorities);
+        assert!(after.sequence >= before.sequence, "it never goes back");
+        assert!(same_keys || after.sequence > before.sequence, "step {step}");
+        changes += u32::from(!same_keys);
+    }
+    assert!(changes > 5, "only {changes} changes seen");
 }
 
 #[tokio::test(start_paused = true)]

@@ -212,6 +212,30 @@ fn x509_svid_5_2_more_than_one_uri_must_be_rejected() {
 }
 
 #[test]
+fn x509_svid_4_2_ids_outside_the_name_constraints_must_not_be_believed() {
+    // NameConstraints: permittedSubtrees with one URI, `foo.org`, in an extension that is critical.
+    let subtree = [&[0x30, 13, 0xa0, 11, 0x30, 9, 0x86, 7][..], b"foo.org"].concat();
+    let mut extension = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], subtree);
+    extension.set_criticality(true);
+    let mut params = authority_params("lower", Some("spiffe://example.org"));
+    params.custom_extensions = vec![extension];
+    let root = authority(authority_params("root", Some("spiffe://example.org")));
+    let lower = below(&root, params);
+    let leaf = leaf_of(&lower, &leaf_params("spiffe://example.org/w"));
+    assert!(matches!(
+        verify_svid(
+            &[leaf, lower.der().to_vec()],
+            &trusting("example.org", &[root.der()]),
+            NOW
+        ),
+        Err(VerifyError::Untrusted {
+            source: webpki::Error::NameConstraintViolation,
+            ..
+        })
+    ));
+}
+
+#[test]
 fn a_chain_without_leaf_or_too_long_is_refused() {
     let (mut chain, bundle) = good();
     assert!(matches!(
