@@ -170,6 +170,11 @@ impl Deployment {
         Ok(deployment)
     }
 
+    /// Sets the further lines of the agent's configuration, for its next start.
+    pub fn configure_agent(&mut self, agent_config: &str) {
+        agent_config.clone_into(&mut self.agent_config);
+    }
+
     /// Starts the server, again after it was killed, and waits until it is healthy.
     ///
     /// # Errors

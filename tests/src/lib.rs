@@ -8,6 +8,7 @@ pub mod needs;
 pub mod node;
 pub mod upstream;
 pub mod wait;
+pub mod workload;
 
 use std::path::{Path, PathBuf};
 
