@@ -1,7 +1,7 @@
 # The commands of this project. `make help` lists them.
 # Everything that is installed for tests and the demo goes to .deps/, which git ignores.
 
-.PHONY: help deps build test check demo clean
+.PHONY: help deps build test sabotage check demo clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -14,6 +14,9 @@ build: ## build the three binaries
 
 test: deps ## run every test that can run on this machine
 	@tools/test
+
+sabotage: ## show that each defence's tests fail without it
+	@tools/sabotage
 
 check: ## formatting, lints, documentation, the rules of the repository
 	cargo fmt --all --check

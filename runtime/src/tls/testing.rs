@@ -113,13 +113,26 @@ impl Server {
         rule: PeerRule,
         limits: AcceptLimits,
     ) -> Self {
+        Self::changed(domain, client, rule, limits, |_| {}).await
+    }
+
+    /// The same, with something about its TLS that is not as ours.
+    pub(super) async fn changed(
+        domain: &Domain,
+        client: ClientAuth,
+        rule: PeerRule,
+        limits: AcceptLimits,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         let (clock, bundles) = (Clock::manual(start()), trusting([domain]));
         let svid = domain.svid("/spire/server");
         let config = server_config(&svid, &bundles, &clock, client, rule).unwrap();
+        let mut config = ServerConfig::clone(&config);
+        change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string().parse().unwrap();
         let (group, failures) = TaskGroup::new();
-        let mut connections = incoming(listener, config, limits, &group);
+        let mut connections = incoming(listener, Arc::new(config), limits, &group);
         let (tell, came) = mpsc::unbounded_channel();
         let held = group.clone();
         group.passing("test server", async move {

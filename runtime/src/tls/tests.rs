@@ -46,6 +46,42 @@ async fn a_client_whose_trust_was_withdrawn_is_refused_at_its_next_connection() 
     assert!(server.talk(&config).await.is_ok());
 }
 
+/// Our own clients never resume, so they cannot show that the server would not let them.
+#[tokio::test]
+async fn a_client_that_would_resume_is_verified_anew() {
+    let domain = Domain::new(TD);
+    let mut server = Server::of(&domain, ClientAuth::Required).await;
+    let config = server.client(Some(&domain.svid("/agent/a")), &trusting([&domain]));
+    let mut config = ClientConfig::clone(&config);
+    config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let config = Arc::new(config);
+    for _ in 0..2 {
+        let (talk, _peer) = server.talk(&config).await.unwrap();
+        assert_eq!(talk.tls().handshake_kind(), Some(HandshakeKind::Full));
+    }
+    server.bundles.remove(&domain.name);
+    assert!(server.refusal(&config).await.contains("UnknownCA"));
+}
+
+#[tokio::test]
+async fn a_server_that_would_resume_is_verified_anew() {
+    let domain = Domain::new(TD);
+    let (optional, limits) = (ClientAuth::Optional, AcceptLimits::default());
+    let mut server = Server::changed(&domain, optional, PeerRule::Any, limits, |config| {
+        config.send_tls13_tickets = 2;
+        config.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
+    })
+    .await;
+    let bundles = trusting([&domain]);
+    let config = server.client(None, &bundles);
+    for _ in 0..2 {
+        let (talk, _peer) = server.talk(&config).await.unwrap();
+        assert_eq!(talk.tls().handshake_kind(), Some(HandshakeKind::Full));
+    }
+    bundles.remove(&domain.name);
+    assert!(server.refusal(&config).await.contains("not trusted here"));
+}
+
 #[tokio::test]
 async fn a_server_whose_trust_was_withdrawn_is_refused_at_the_next_connection() {
     let domain = Domain::new(TD);

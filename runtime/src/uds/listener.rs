@@ -143,22 +143,7 @@ pub(super) fn bind_with(
         path: config.path.clone(),
         source,
     })?;
-    // The file that bind makes gets the mode of the socket itself, less the umask.
-    fchmod(&socket, PRIVATE_MODE).map_err(|errno| at.failed("preparing", errno))?;
-    match nix::sys::socket::bind(socket.as_raw_fd(), &at.address()?) {
-        Ok(()) => {}
-        Err(Errno::EADDRINUSE) => {
-            return Err(BindError::Taken {
-                path: config.path.clone(),
-            });
-        }
-        Err(Errno::ENOENT) => {
-            return Err(BindError::NoFolder {
-                path: config.path.clone(),
-            });
-        }
-        Err(errno) => return Err(at.failed("binding", errno)),
-    }
+    at.make(&socket)?;
     let file = at.settle(config.mode, group)?;
     let backlog = Backlog::new(BACKLOG).map_err(|errno| at.failed("listening on", errno))?;
     listen(&socket, backlog).map_err(|errno| at.failed("listening on", errno))?;
@@ -326,6 +311,22 @@ impl Site<'_> {
         Err(BindError::Taken {
             path: self.path.to_path_buf(),
         })
+    }
+
+    /// Makes the file. It is private from its first moment on, for who could open it could connect.
+    fn make(&self, socket: &OwnedFd) -> Result<(), BindError> {
+        // The file that bind makes gets the mode of the socket itself, less the umask.
+        fchmod(socket, PRIVATE_MODE).map_err(|errno| self.failed("preparing", errno))?;
+        match nix::sys::socket::bind(socket.as_raw_fd(), &self.address()?) {
+            Ok(()) => Ok(()),
+            Err(Errno::EADDRINUSE) => Err(BindError::Taken {
+                path: self.path.to_path_buf(),
+            }),
+            Err(Errno::ENOENT) => Err(BindError::NoFolder {
+                path: self.path.to_path_buf(),
+            }),
+            Err(errno) => Err(self.failed("binding", errno)),
+        }
     }
 
     /// Gives the new file its group and mode. Works on the file itself, not on whatever has its name.

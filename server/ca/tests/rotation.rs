@@ -10,7 +10,7 @@ use vouchsafe_identity::key::LocalKey;
 use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, SpiffeId, TrustDomain, jwt, x509};
 use vouchsafe_runtime::keys::MemoryKeys;
 use vouchsafe_runtime::{Clock, KeyManager};
-use vouchsafe_store::{MemoryStore, Revision, SharedStore};
+use vouchsafe_store::{Commit, MemoryStore, Record, Revision, SharedStore};
 
 struct Bench {
     store: SharedStore,
@@ -153,6 +153,35 @@ async fn keys_that_are_lost_are_replaced_and_old_svids_still_verify() {
         "signed by the key that was lost"
     );
     assert!(x509::verify_svid(&old.chain, &bundle, bench.clock.now()).is_ok());
+}
+
+/// Another key under the same name is not the one that the bundle has.
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_not_those_of_the_journal_are_replaced() {
+    let bench = Bench::new();
+    bench.start().await;
+    for key_id in bench.keys.list().await.unwrap() {
+        bench.keys.generate(&key_id, KeyAlgorithm::EcP256).await.unwrap();
+    }
+    let ca = bench.start().await;
+    let bundle = ca.bundle();
+    assert_eq!(
+        (bundle.x509_authorities.len(), bundle.jwt_authorities.len()),
+        (2, 2)
+    );
+    assert!(x509_verifies(&ca, &bundle, bench.clock.now()));
+    assert!(jwt_verifies(&ca, &bundle, bench.clock.now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bundle_without_our_authorities_is_not_handed_out() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    let known = ca.bundle();
+    let empty = Record::Bundle(Bundle::empty(known.trust_domain.clone()));
+    bench.store.commit(Commit::default().put(empty)).await.unwrap();
+    assert!(matches!(ca.rotate().await, Err(CaError::Slot { .. })));
+    assert_eq!(ca.bundle(), known);
 }
 
 #[tokio::test(start_paused = true)]

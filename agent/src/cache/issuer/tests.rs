@@ -10,6 +10,9 @@ use crate::cache::slots::Held;
 use crate::testing::{TestAuthority, at, authority, entry};
 use crate::upstream::IssuedJwt;
 
+/// Longest wait of a test, in paused time: SVIDs here live an hour.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
 /// What the authority does with the next call.
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
@@ -108,12 +111,14 @@ impl Running {
     /// What is held once `enough` says so.
     async fn until(&self, enough: impl Fn(&[Held]) -> bool) -> Vec<Held> {
         let mut changes = self.cache.changes();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let held = self.cache.look(&self.entries, self.clock.now());
             if enough(&held) {
                 return held;
             }
-            changes.changed().await.unwrap();
+            let change = tokio::time::timeout_at(deadline, changes.changed()).await;
+            assert!(change.is_ok(), "it never came to that: {held:?}");
         }
     }
 

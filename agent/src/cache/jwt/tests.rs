@@ -89,6 +89,10 @@ async fn no_two_processes_share_a_token_though_they_run_the_same_program_as_the_
         cache.look(&foreign, &foreign_context, at(1)),
         Cached::Missing
     ));
+    assert!(
+        matches!(cache.look(&foreign, &context, at(1)), Cached::Missing),
+        "even if the two could not be told apart by what they run"
+    );
     let (elsewhere, _) = of(&one, "b").await;
     assert!(matches!(cache.look(&elsewhere, &context, at(1)), Cached::Missing));
 }

@@ -116,20 +116,14 @@ async fn paths_modes_and_groups_that_cannot_be_are_named() {
     assert!(!path.exists(), "nothing is left of a socket that was not bound");
 }
 
-/// What `bind_with` rests on: a file made by bind takes the socket's own mode. Without the `fchmod` before
-/// it, the file would come as 0755 (the usual umask), open to every uid from bind to chmod.
-#[tokio::test]
-async fn the_socket_is_private_from_the_moment_it_is_made() {
+/// The file takes the socket's own mode. Without the `fchmod` before it, it would come as 0755 (the usual
+/// umask), and be so until it is settled.
+#[test]
+fn the_socket_is_private_from_the_moment_it_is_made() {
     let (_dir, path) = folder();
-    let fd = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .unwrap();
-    fchmod(&fd, PRIVATE_MODE).unwrap();
-    nix::sys::socket::bind(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    let site = Site { path: &path };
+    let socket = site.socket(SockFlag::empty()).unwrap();
+    site.make(&socket).unwrap();
     assert_eq!(mode_of(&path), 0o600);
 }
 
