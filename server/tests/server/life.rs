@@ -3,6 +3,8 @@
 use tonic::Code;
 use vouchsafe_proto::spire::api::server::agent::v1::PostStatusRequest;
 use vouchsafe_proto::spire::api::server::agent::v1::agent_client::AgentClient;
+use vouchsafe_proto::spire::api::server::entry::v1::GetAuthorizedEntriesRequest;
+use vouchsafe_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use vouchsafe_runtime::ExitCode;
 use vouchsafe_server::app::{App, Host};
 
@@ -66,4 +68,21 @@ async fn a_data_dir_that_another_server_holds_is_refused_and_a_key_that_others_c
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     let again = App::build(second, Host::default()).await.unwrap();
     again.run(async { "test" }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restart_forgets_nothing_that_was_answered() {
+    let first = server_on_disk(tempfile::tempdir().unwrap()).await;
+    let agent = first.agent().await;
+    let own = first.entry(entry(&agent.id(), "/own", 1)).await;
+    let (bundle, unused) = (first.bundle().await, first.token(600).await);
+    let second = server_on_disk(first.stop().await).await;
+    assert_eq!(second.bundle().await, bundle);
+    let mut client = EntryClient::new(second.tls(Some(&agent)).await);
+    let got = client
+        .get_authorized_entries(GetAuthorizedEntriesRequest::default())
+        .await
+        .unwrap();
+    assert_eq!(got.into_inner().entries, [own]);
+    attest(second.tls(None).await, &unused).await.unwrap();
 }

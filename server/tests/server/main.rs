@@ -7,5 +7,10 @@
 )]
 
 mod attest;
+mod audit;
+mod callers;
+mod entries;
 mod life;
 mod support;
+mod svids;
+mod sync;

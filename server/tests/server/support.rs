@@ -82,6 +82,16 @@ pub(crate) async fn server_with(extra: &str) -> TestServer {
         &dir,
         &format!("store = \"memory\"\nkey_manager = \"memory\"\n{extra}"),
     );
+    start(dir, config).await
+}
+
+/// A server that keeps what it has in a folder.
+pub(crate) async fn server_on_disk(dir: TempDir) -> TestServer {
+    let config = config(&dir, "");
+    start(dir, config).await
+}
+
+async fn start(dir: TempDir, config: Config) -> TestServer {
     let clock = Clock::manual(OffsetDateTime::from_unix_timestamp(START).unwrap());
     let app = App::build(config, Host { clock: clock.clone() }).await.unwrap();
     let addresses = app.addresses().clone();
@@ -322,6 +332,9 @@ pub(crate) fn reason(status: &Status) -> Option<types::permission_denied_details
         details: Vec<prost_types::Any>,
     }
     use prost::Message;
+    if status.details().is_empty() {
+        return None;
+    }
     let details = RpcStatus::decode(status.details()).ok()?;
     assert_eq!(details.code, i32::from(status.code()));
     assert_eq!(details.message, status.message());
