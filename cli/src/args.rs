@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vouchsafe_identity::{Selector, SpiffeId, TrustDomain};
 
-use crate::commands::{agent, audit, bundle, dev, entry, explain, health, svid, token};
+use crate::commands::{agent, audit, bundle, entry, explain, health, svid, token};
+use crate::dev;
 
 /// Exit codes, shown below the help.
 const EXIT_CODES: &str = "\

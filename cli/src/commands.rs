@@ -3,7 +3,6 @@
 pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod bundle;
-pub(crate) mod dev;
 pub(crate) mod entry;
 pub(crate) mod explain;
 pub(crate) mod health;
@@ -28,7 +27,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Explain(args) => explain::run(args, &global, output).await,
         Command::Health(args) => health::run(args, &global, output).await,
         Command::Audit(command) => audit::run(command, &global, output).await,
-        Command::Dev(args) => Box::pin(dev::run(args, &global, output)).await,
+        Command::Dev(args) => Box::pin(crate::dev::run(args, &global, output)).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "vouchsafe", &mut std::io::stdout());
             Ok(())

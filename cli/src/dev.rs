@@ -11,7 +11,6 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use vouchsafe_identity::{SpiffeId, TrustDomain};
-use vouchsafe_node_attestors::join_token::Token;
 use vouchsafe_proto::spire::api::server::agent::v1::CreateJoinTokenRequest;
 use vouchsafe_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use vouchsafe_proto::spire::api::server::entry::v1::BatchCreateEntryRequest;
@@ -23,10 +22,10 @@ use vouchsafe_runtime::signals::shutdown_signal;
 use vouchsafe_runtime::telemetry::{self, LogConfig};
 use vouchsafe_runtime::{Clock, config, notify};
 
-use super::bundle;
-use super::entry::wire_id;
 use crate::args::Global;
 use crate::client::Connection;
+use crate::commands::bundle;
+use crate::commands::entry::wire_id;
 use crate::error::CliError;
 use crate::output::Output;
 
@@ -161,7 +160,7 @@ async fn prepare(
     node: &SpiffeId,
     spiffe_id: &SpiffeId,
     uid: u32,
-) -> Result<Token, CliError> {
+) -> Result<String, CliError> {
     let request = CreateJoinTokenRequest {
         ttl: TOKEN_TTL_SECONDS,
         token: String::new(),
@@ -194,7 +193,7 @@ async fn prepare(
             )));
         }
     }
-    Token::new(&token.value).map_err(failed)
+    Ok(token.value)
 }
 
 /// Waits until this very process would get its identity, then says how to use it.
@@ -308,11 +307,12 @@ impl Place {
         &self,
         trust_domain: &TrustDomain,
         server: SocketAddr,
-        token: Token,
+        token: String,
     ) -> Result<vouchsafe_agent::app::App, CliError> {
         let text = format!(
             "trust_domain = {:?}\ndata_dir = {:?}\nserver_address = \"{server}\"\nworkload_socket = {:?}\n\
-             admin_socket = {:?}\ntrust_bundle = {:?}\nsync_interval = \"500ms\"\n",
+             admin_socket = {:?}\ntrust_bundle = {:?}\nsync_interval = \"500ms\"\n\
+             join_token = {token:?}\n",
             trust_domain.name(),
             self.path("agent"),
             self.path("agent.sock"),
@@ -324,7 +324,7 @@ impl Place {
             clock: Clock::system(),
             notifier: notify::Notifier::from_environment(),
         };
-        vouchsafe_agent::app::App::build(config, host, Some(token))
+        vouchsafe_agent::app::App::build(config, host, None)
             .await
             .map_err(|error| failed(chain(&error)))
     }
