@@ -132,7 +132,7 @@ impl Node {
         };
         tokio::select! {
             refusal = self.upstream.refused() => {
-                tracing::error!(reason = refusal.reason.as_str_name(), message = refusal.message, "the server refuses this agent");
+                tracing::error!(reason = refusal.reason.as_str_name(), answer = refusal.message, "the server refuses this agent");
                 self.state.forget_svid().await?;
                 Err(NodeError::Expelled(refusal))
             }

@@ -77,6 +77,8 @@ pub(crate) enum CliError {
 
 fn next_step(status: &tonic::Status, what: &'static str) -> &'static str {
     match (status.code(), what) {
+        // The agent names the next step itself where there is one.
+        _ if status.message().contains("vouchsafe explain") => "",
         (Code::PermissionDenied, "agent") => "; run `vouchsafe explain` to see what is missing",
         (Code::Unimplemented, _) => "; the other side does not have this method",
         _ => "",

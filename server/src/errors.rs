@@ -75,7 +75,7 @@ fn bad_request(error: &dyn std::error::Error) -> Status {
 
 /// For what went wrong inside: the caller learns that it did, the log learns what.
 fn internal(code: Code, text: &str, error: &dyn std::error::Error) -> Status {
-    tracing::error!(error = chain(error), "{text}");
+    tracing::error!(what = text, error = chain(error), "a call could not be answered");
     Status::new(code, format!("{text}; see the server's log"))
 }
 

@@ -110,6 +110,36 @@ fn the_smallest_server_file_works() {
     );
 }
 
+fn check_agent(config: &vouchsafe_agent::config::Config) -> Result<(), String> {
+    config.check().map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_agent_sample_names_every_key() {
+    names_every_key::<vouchsafe_agent::config::Config>("config/agent.toml");
+}
+
+#[test]
+fn the_agent_sample_shows_the_defaults() {
+    shows_defaults("config/agent.toml", check_agent);
+}
+
+#[test]
+fn the_agent_sample_marks_what_is_required() {
+    marks_what_is_required("config/agent.toml", check_agent);
+}
+
+#[test]
+fn the_smallest_agent_file_works() {
+    is_the_smallest(&file("config/agent-minimal.toml"), check_agent);
+    is_the_smallest(
+        "trust_domain = \"example.org\"\ndata_dir = \"/var/lib/vouchsafe-agent\"\n\
+         server_address = \"127.0.0.1:8081\"\nworkload_socket = \"/run/x/agent.sock\"\n\
+         trust_bundle = \"/run/x/bundle.pem\"\n",
+        check_agent,
+    );
+}
+
 #[test]
 fn an_unknown_key_in_a_sample_would_be_found() {
     let text = format!("{}\nmax_calls_per_day = 3\n", file("config/server.toml"));
@@ -125,34 +155,38 @@ fn directive<'a>(unit: &'a str, name: &str) -> &'a str {
 }
 
 /// The unit makes the folders that the sample names, and starts the daemon with the file that the sample becomes.
-fn unit_fits(unit: &str, sample: &str, sockets: &[&str]) {
-    let unit = file(unit);
-    let text = file(sample);
-    let sample = Sample::read(&text);
+fn unit_fits(daemon: &str, sockets: &[&str]) {
+    let unit = file(&format!("systemd/vouchsafe-{daemon}.service"));
+    let sample = Sample::read(&file(&format!("config/{daemon}.toml")));
+    let start = format!("/usr/bin/vouchsafe-{daemon} run --config /etc/vouchsafe/{daemon}.toml");
+    assert_eq!(directive(&unit, "ExecStart"), start);
     let state = Path::new("/var/lib").join(directive(&unit, "StateDirectory"));
     assert_eq!(Path::new(&sample.value("data_dir")), state);
     let run = Path::new("/run").join(directive(&unit, "RuntimeDirectory"));
     for socket in sockets {
-        assert_eq!(
-            Path::new(&sample.value(socket)).parent(),
-            Some(run.as_path()),
-            "{socket}"
-        );
+        let path = sample.value(socket);
+        assert_eq!(Path::new(&path).parent(), Some(run.as_path()), "{socket}");
     }
 }
 
 #[test]
-fn the_server_unit_fits_the_sample() {
-    unit_fits(
-        "systemd/vouchsafe-server.service",
-        "config/server.toml",
-        &["admin_socket"],
-    );
-    let start = file("systemd/vouchsafe-server.service");
-    assert_eq!(
-        directive(&start, "ExecStart"),
-        "/usr/bin/vouchsafe-server run --config /etc/vouchsafe/server.toml"
-    );
+fn the_units_fit_the_samples() {
+    unit_fits("server", &["admin_socket"]);
+    unit_fits("agent", &["admin_socket", "workload_socket"]);
+}
+
+/// An end that an operator must look at is not answered by starting again, every two seconds for ever.
+#[test]
+fn the_units_do_not_start_again_what_cannot_succeed() {
+    use vouchsafe_runtime::ExitCode;
+    for daemon in ["server", "agent"] {
+        let unit = file(&format!("systemd/vouchsafe-{daemon}.service"));
+        let kept = directive(&unit, "RestartPreventExitStatus");
+        for code in [ExitCode::Usage, ExitCode::NoPermission, ExitCode::Config] {
+            let number = (code as u8).to_string();
+            assert!(kept.split(' ').any(|one| one == number), "{daemon}: {code:?}");
+        }
+    }
 }
 
 /// The command line finds the sockets of the samples without being told.
@@ -163,9 +197,16 @@ fn the_command_line_finds_the_sockets_of_the_samples() {
         .output()
         .unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    let server = Sample::read(&file("config/server.toml"));
-    let default = format!("[default: {}]", server.value("admin_socket"));
-    assert!(help.contains(&default), "{default} is not in:\n{help}");
+    for (sample, keys) in [
+        ("config/server.toml", &["admin_socket"][..]),
+        ("config/agent.toml", &["admin_socket", "workload_socket"]),
+    ] {
+        let sample = Sample::read(&file(sample));
+        for key in keys {
+            let default = format!("[default: {}]", sample.value(key));
+            assert!(help.contains(&default), "{default} is not in:\n{help}");
+        }
+    }
 }
 
 #[test]
