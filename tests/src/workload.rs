@@ -2,19 +2,17 @@
 //! a test can also send what no library would.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 use vouchsafe_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 
+pub use crate::node::channel;
 use crate::wait::DEADLINE;
 
 /// The metadata that every request must carry (SPIFFE Workload Endpoint §3).
@@ -34,21 +32,6 @@ impl Interceptor for Header {
 
 /// A client that behaves.
 pub type WorkloadApi = SpiffeWorkloadApiClient<InterceptedService<Channel, Header>>;
-
-/// A bare connection to a unix socket: no TLS, no metadata.
-///
-/// # Errors
-/// When nobody listens there.
-pub async fn channel(socket: &Path) -> anyhow::Result<Channel> {
-    let path = socket.to_owned();
-    let connector = tower::service_fn(move |_: Uri| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
-    });
-    let endpoint = Endpoint::from_static("http://localhost").connect_timeout(Duration::from_secs(10));
-    let connected = endpoint.connect_with_connector(connector).await;
-    connected.with_context(|| format!("cannot connect to {}", socket.display()))
-}
 
 /// A client on a connection of its own.
 ///

@@ -61,7 +61,11 @@ async fn explain_of_a_process_that_is_not_there_says_so() {
 async fn who_am_i_tells_of_the_caller_and_of_nothing_else() {
     let node = node_with("me").await;
     let mut client = WorkloadInfoClient::new(channel(&node.workload_socket()).await.unwrap());
-    let told = client.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
+    let told = client
+        .who_am_i(with_header(WhoAmIRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(told.spiffe_ids, ["spiffe://example.org/me"]);
     assert!(
         told.selectors
