@@ -87,3 +87,18 @@ async fn a_request_that_is_too_large_is_refused_and_the_agent_lives() {
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
     node.given(&["/me"]).await.unwrap();
 }
+
+#[tokio::test]
+async fn health_names_each_part_and_how_execs_are_noticed() {
+    let node = Node::start().await.unwrap();
+    let health = node.health().await.unwrap();
+    let names: Vec<_> = health.parts.iter().map(|part| part.name.as_str()).collect();
+    assert_eq!(names, ["identity", "sync", "exec_watch"]);
+    assert_eq!(
+        health.spiffe_id,
+        "spiffe://example.org/spire/agent/join_token/open-sesame"
+    );
+    let watch = &health.parts[2].detail;
+    let events = vouchsafe_sys::proc_events::ProcEvents::listen().is_ok();
+    assert_eq!(events, watch.is_empty(), "{watch}");
+}
