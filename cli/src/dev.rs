@@ -23,7 +23,7 @@ use vouchsafe_runtime::telemetry::{self, LogConfig};
 use vouchsafe_runtime::{Clock, config, notify};
 
 use crate::args::Global;
-use crate::client::Connection;
+use crate::client::{Connection, workload_request};
 use crate::commands::bundle;
 use crate::commands::entry::wire_id;
 use crate::error::CliError;
@@ -206,7 +206,9 @@ async fn announce(global: &Global, ready: &Ready, output: &Output) -> Result<(),
                 continue;
             };
             let mut client = WorkloadInfoClient::new(agent.channel.clone());
-            let me = agent.call(client.who_am_i(WhoAmIRequest {})).await;
+            let me = agent
+                .call(client.who_am_i(workload_request(WhoAmIRequest {})))
+                .await;
             if me.is_ok_and(|me| me.spiffe_ids.contains(&ready.spiffe_id)) {
                 return;
             }
