@@ -91,6 +91,14 @@ pub fn spiffe_id(field: &'static str, id: Option<&types::Spiffeid>) -> Result<Sp
     trust_domain.with_path(&id.path).map_err(malformed)
 }
 
+/// The name of a trust domain.
+pub fn trust_domain(field: &'static str, name: &str) -> Result<TrustDomain, ConvertError> {
+    if name.is_empty() {
+        return Err(ConvertError::Missing(field));
+    }
+    TrustDomain::new(name).map_err(|source| ConvertError::SpiffeId { field, source })
+}
+
 /// A SPIFFE ID as a message has it.
 pub fn spiffe_id_message(id: &SpiffeId) -> types::Spiffeid {
     types::Spiffeid {

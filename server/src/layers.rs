@@ -7,6 +7,7 @@ mod authorize;
 mod body;
 mod call;
 mod caller;
+mod places;
 mod rate;
 pub mod rates;
 mod size;

@@ -37,12 +37,27 @@ impl Bundle for Api {
         Ok(Response::new(message))
     }
 
+    async fn get_federated_bundle(
+        &self,
+        request: Request<GetFederatedBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        let asked = request.get_ref();
+        let trust_domain = convert::trust_domain("trust_domain", &asked.trust_domain).map_err(refuse)?;
+        if trust_domain == self.trust_domain {
+            let text = "this is the server's own trust domain: its bundle is got with GetBundle";
+            return Err(Status::invalid_argument(text));
+        }
+        let found = self.store.bundle(&trust_domain).await.map_err(refuse)?;
+        let found = found.ok_or_else(|| Status::not_found("bundle not found"))?;
+        let message = convert::bundle::message(&found.value, asked.output_mask.as_ref());
+        Ok(Response::new(message))
+    }
+
     absent! {
         append_bundle(AppendBundleRequest) -> types::Bundle;
         publish_jwt_authority(PublishJwtAuthorityRequest) -> PublishJwtAuthorityResponse;
         publish_wit_authority(PublishWitAuthorityRequest) -> PublishWitAuthorityResponse;
         list_federated_bundles(ListFederatedBundlesRequest) -> ListFederatedBundlesResponse;
-        get_federated_bundle(GetFederatedBundleRequest) -> types::Bundle;
         batch_create_federated_bundle(BatchCreateFederatedBundleRequest) -> BatchCreateFederatedBundleResponse;
         batch_update_federated_bundle(BatchUpdateFederatedBundleRequest) -> BatchUpdateFederatedBundleResponse;
         batch_set_federated_bundle(BatchSetFederatedBundleRequest) -> BatchSetFederatedBundleResponse;

@@ -25,11 +25,15 @@ pub struct Limits {
     pub max_calls_per_connection: u32,
     /// Calls at a time on the TLS listener.
     pub max_calls: u32,
+    /// Calls at a time of one caller with an SVID.
+    pub max_calls_per_caller: u32,
+    /// Calls at a time from one address without an SVID.
+    pub max_anonymous_calls_per_source: u32,
     /// Largest message of a caller that has shown who it is.
     pub max_request_size: ByteSize,
     /// Largest message of a caller that has not.
     pub max_anonymous_request_size: ByteSize,
-    /// Time for all steps of one attestation.
+    /// Time for all steps of one attestation, and for any other call without an SVID.
     pub attestation_timeout: Span,
     /// Time for all steps of one synchronisation.
     pub sync_timeout: Span,
@@ -63,6 +67,8 @@ impl Default for Limits {
             max_connection_age: seconds(180),
             max_calls_per_connection: 128,
             max_calls: 4096,
+            max_calls_per_caller: 256,
+            max_anonymous_calls_per_source: 512,
             max_request_size: ByteSize::bytes(4 * 1024 * 1024),
             max_anonymous_request_size: ByteSize::bytes(256 * 1024),
             attestation_timeout: seconds(30),
@@ -88,6 +94,11 @@ impl Limits {
             ("max_pending_handshakes", self.max_pending_handshakes),
             ("max_calls_per_connection", self.max_calls_per_connection),
             ("max_calls", self.max_calls),
+            ("max_calls_per_caller", self.max_calls_per_caller),
+            (
+                "max_anonymous_calls_per_source",
+                self.max_anonymous_calls_per_source,
+            ),
             (
                 "attestations_per_second_per_source",
                 self.attestations_per_second_per_source,

@@ -71,15 +71,15 @@ impl Step for Audit {
             }
         };
         request.extensions_mut().insert(Arc::clone(&call));
+        let record = Record {
+            call: Arc::clone(&call),
+            place: Some(place),
+            anonymous: Arc::clone(&self.anonymous),
+        };
         let mut response = next.run(request).await;
         if let Ok(id) = HeaderValue::from_str(&call.request_id) {
             response.headers_mut().insert(REQUEST_ID, id);
         }
-        let record = Record {
-            call,
-            place,
-            anonymous: Arc::clone(&self.anonymous),
-        };
         match ended(response.headers()) {
             Some((code, reason)) => {
                 record.write(code, reason);
@@ -92,21 +92,32 @@ impl Step for Audit {
     }
 }
 
-/// A call's place in the log.
+/// A call's place in the log. A call whose caller left is recorded when this is dropped.
 struct Record {
     call: Arc<Call>,
-    place: AuditPlace,
+    place: Option<AuditPlace>,
     anonymous: Arc<AnonymousCalls>,
 }
 
 impl Record {
-    fn write(self, code: Code, reason: Option<String>) {
+    fn write(mut self, code: Code, reason: Option<String>) {
+        self.write_once(code, reason);
+    }
+
+    fn write_once(&mut self, code: Code, reason: Option<String>) {
+        let Some(place) = self.place.take() else { return };
         let admitted = code == Code::Ok && self.call.method == ATTEST;
         if self.call.peer.is_anonymous() && !admitted {
             let method = authorize::rule(&self.call.method).map_or("unknown", |(name, _)| name);
             self.anonymous.note(self.call.peer.source, method, code);
             return;
         }
-        self.place.record(self.call.draft(code, reason));
+        place.record(self.call.draft(code, reason));
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.write_once(Code::Cancelled, Some("the caller left before the end".to_owned()));
     }
 }

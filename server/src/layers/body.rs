@@ -46,7 +46,7 @@ pub(super) fn ended(headers: &HeaderMap) -> Option<(Code, Option<String>)> {
     Some((status.code(), reason))
 }
 
-/// Tells once how the call ended: by its trailers, an error, or because the caller left.
+/// Tells once how the call ended: by its trailers or an error. When the caller leaves, `tell` is dropped.
 pub(super) struct Watched<F: FnOnce(Code, Option<String>)> {
     inner: Body,
     tell: Option<F>,
@@ -98,11 +98,5 @@ impl<F: FnOnce(Code, Option<String>) + Unpin> HttpBody for Watched<F> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-impl<F: FnOnce(Code, Option<String>)> Drop for Watched<F> {
-    fn drop(&mut self) {
-        self.end(Code::Cancelled, Some("the caller left before the end".to_owned()));
     }
 }

@@ -4,14 +4,18 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tonic::{Code, Status};
+use vouchsafe_identity::SpiffeId;
 use vouchsafe_runtime::tls::TlsPeer;
 use vouchsafe_runtime::uds::PlainPeer;
 
 use super::anonymous::AnonymousCalls;
 use super::body::Keep;
+use super::places::{Place, Places};
 use super::rates::Rates;
 use super::step::{Handler, Next, Request, Response, Step};
 use crate::authorize::{Rate, rule};
@@ -22,8 +26,18 @@ use crate::config::Limits;
 #[derive(Debug)]
 pub struct SourceLimits {
     calls: Arc<Semaphore>,
+    callers: Places<SpiffeId>,
+    sources: Places<Source>,
+    anonymous_timeout: Duration,
     rates: Arc<Rates>,
     anonymous: Arc<AnonymousCalls>,
+}
+
+/// What a call holds until its end.
+struct Held {
+    _call: OwnedSemaphorePermit,
+    _caller: Option<Place<SpiffeId>>,
+    _source: Option<Place<Source>>,
 }
 
 impl SourceLimits {
@@ -32,14 +46,21 @@ impl SourceLimits {
         let calls = usize::try_from(limits.max_calls).unwrap_or(usize::MAX);
         Self {
             calls: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
+            callers: Places::new(limits.max_calls_per_caller),
+            sources: Places::new(limits.max_anonymous_calls_per_source),
+            anonymous_timeout: limits.attestation_timeout.get(),
             rates,
             anonymous,
         }
     }
 
-    async fn admit(&self, peer: &Peer, path: &str) -> Result<OwnedSemaphorePermit, Status> {
+    async fn admit(&self, peer: &Peer, path: &str) -> Result<Held, Status> {
         let busy = || Status::resource_exhausted("too many calls at a time: try again");
-        let permit = Arc::clone(&self.calls).try_acquire_owned().map_err(|_| busy())?;
+        let (caller, source) = match &peer.proof {
+            Proof::Svid { id, .. } => (Some(self.callers.take(id).ok_or_else(busy)?), None),
+            _ => (None, Some(self.sources.take(&peer.source).ok_or_else(busy)?)),
+        };
+        let call = Arc::clone(&self.calls).try_acquire_owned().map_err(|_| busy())?;
         let attests = rule(path).is_some_and(|(_, rule)| rule.rate == Rate::Attestation);
         let taken = match (attests, peer.is_anonymous()) {
             (true, _) => self.rates.attestations.take(&peer.source, 1).await,
@@ -47,7 +68,11 @@ impl SourceLimits {
             (false, false) => Ok(()),
         };
         taken.map_err(|e| Status::resource_exhausted(e.to_string()))?;
-        Ok(permit)
+        Ok(Held {
+            _call: call,
+            _caller: caller,
+            _source: source,
+        })
     }
 }
 
@@ -58,20 +83,27 @@ impl Step for SourceLimits {
             return Status::internal("the connection names no peer").into_http();
         };
         let peer = Arc::new(peer);
-        let permit = if peer.source == Source::Socket {
-            None
-        } else {
-            match self.admit(&peer, request.uri().path()).await {
-                Ok(permit) => Some(permit),
-                Err(status) => {
-                    let method = rule(request.uri().path()).map_or("unknown", |(name, _)| name);
-                    self.anonymous.note(peer.source, method, Code::ResourceExhausted);
-                    return status.into_http();
-                }
+        request.extensions_mut().insert(Arc::clone(&peer));
+        if peer.source == Source::Socket {
+            return next.run(request).await;
+        }
+        let held = match self.admit(&peer, request.uri().path()).await {
+            Ok(held) => held,
+            Err(status) => {
+                let method = rule(request.uri().path()).map_or("unknown", |(name, _)| name);
+                self.anonymous.note(peer.source, method, Code::ResourceExhausted);
+                return status.into_http();
             }
         };
-        request.extensions_mut().insert(peer);
-        next.run(request).await.map(|body| Keep::around(body, permit))
+        let run = next.run(request);
+        let response = if peer.is_anonymous() {
+            // A request that never ends must not hold its place for ever.
+            let late = |_| Status::deadline_exceeded("the call took too long").into_http();
+            timeout(self.anonymous_timeout, run).await.unwrap_or_else(late)
+        } else {
+            run.await
+        };
+        response.map(|body| Keep::around(body, held))
     }
 }
 

@@ -45,10 +45,8 @@ fn good() -> types::Entry {
     entry(&id("/node"), "/workload", 1000)
 }
 
-#[tokio::test]
-async fn entries_that_break_a_rule_are_refused_each_by_itself() {
-    let server = server().await;
-    let mut client = client(&server).await;
+/// Entries that break one rule each, with a word of what is said about it.
+fn bad_entries() -> Vec<(types::Entry, &'static str)> {
     let other = types::Spiffeid {
         trust_domain: "other.org".to_owned(),
         path: "/x".to_owned(),
@@ -62,7 +60,7 @@ async fn entries_that_break_a_rule_are_refused_each_by_itself() {
         change(&mut entry);
         entry
     };
-    let bad = vec![
+    vec![
         (change(&|e| e.parent_id = None), "parent_id"),
         (change(&|e| e.parent_id = Some(other.clone())), "parent_id"),
         (change(&|e| e.parent_id = Some(bare.clone())), "no path"),
@@ -98,6 +96,10 @@ async fn entries_that_break_a_rule_are_refused_each_by_itself() {
             "no bundle",
         ),
         (
+            change(&|e| e.federates_with = vec![TRUST_DOMAIN.to_owned()]),
+            "own trust domain",
+        ),
+        (
             change(&|e| e.federates_with = vec!["Bad Domain".to_owned()]),
             "federates_with",
         ),
@@ -110,7 +112,14 @@ async fn entries_that_break_a_rule_are_refused_each_by_itself() {
             }),
             "one type",
         ),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn entries_that_break_a_rule_are_refused_each_by_itself() {
+    let server = server().await;
+    let mut client = client(&server).await;
+    let bad = bad_entries();
     let mut items: Vec<types::Entry> = bad.iter().map(|(entry, _)| entry.clone()).collect();
     items.push(good());
     let results = create(&mut client, items).await;
@@ -175,7 +184,6 @@ async fn everything_that_is_written_comes_back() {
     full.selectors.sort_by(|a, b| a.value.cmp(&b.value));
     full.x509_svid_ttl = 60;
     full.jwt_svid_ttl = 61;
-    full.federates_with = vec![TRUST_DOMAIN.to_owned()];
     full.admin = true;
     full.downstream = true;
     full.expires_at = START + 1_000_000;

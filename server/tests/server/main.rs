@@ -11,6 +11,7 @@ mod audit;
 mod callers;
 mod entries;
 mod life;
+mod limits;
 mod support;
 mod svids;
 mod sync;

@@ -90,6 +90,9 @@ pub enum RuleError {
     /// There is no bundle of a trust domain that the entry federates with.
     #[error("no bundle of trust domain `{0}` is known: set it before entries federate with it")]
     NoBundle(TrustDomain),
+    /// Everybody has the bundle of the own trust domain.
+    #[error("`federates_with` names the server's own trust domain `{0}`")]
+    OwnTrustDomain(TrustDomain),
     /// The entry rests on asserted selectors alone.
     #[error(
         "all selectors can be arranged by the process itself: add a measured one, such as `unix:uid:1000` (server config: `asserted_entries`)"
@@ -121,6 +124,9 @@ pub(super) fn check(trust_domain: &TrustDomain, entry: &Entry) -> Result<(), Rul
         entry.federates_with.len(),
         MAX_FEDERATED,
     )?;
+    if entry.federates_with.contains(trust_domain) {
+        return Err(RuleError::OwnTrustDomain(trust_domain.clone()));
+    }
     let Some(first) = entry.selectors.first() else {
         return Err(RuleError::NoSelectors);
     };
