@@ -56,6 +56,7 @@ impl<'a> Test<'a> {
         let (binary, name) = match words.as_slice() {
             ["--lib", name] => (["lib", package], *name),
             ["--test", binary, name] => (["test", *binary], *name),
+            ["--bin", binary, name] => (["bin", *binary], *name),
             _ => return None,
         };
         Some(Self {
@@ -223,7 +224,8 @@ fn tests_exist(ground: &Ground, metadata: &Metadata) -> Vec<String> {
     ground.each(|defence| {
         let mut findings = Vec::new();
         if tests_of(defence).count() != defence.tests.len() {
-            findings.push("a test is neither `--lib NAME` nor `--test BINARY NAME`".to_owned());
+            findings
+                .push("a test is not `--lib NAME`, `--test BINARY NAME` or `--bin BINARY NAME`".to_owned());
         }
         for test in tests_of(defence) {
             if !exists(&test, metadata) {
@@ -387,7 +389,10 @@ mod bites {
             );
         }
         let found = found("tests::shut", PATCH);
-        assert!(found.iter().any(|text| text.contains("neither")), "{found:?}");
+        assert!(
+            found.iter().any(|text| text.contains("is not `--lib")),
+            "{found:?}"
+        );
     }
 
     #[test]

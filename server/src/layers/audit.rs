@@ -121,3 +121,41 @@ impl Drop for Record {
         self.write_once(Code::Cancelled, Some("the caller left before the end".to_owned()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tonic::body::Body;
+    use tower::{Layer, ServiceExt};
+    use vouchsafe_store::{AuditConfig, AuditWriter, MemoryStore};
+
+    use super::super::step::StepLayer;
+    use super::*;
+    use crate::caller::{Proof, Source};
+
+    #[tokio::test]
+    async fn what_cannot_be_recorded_is_not_done() {
+        let store = Arc::new(MemoryStore::new("server-1"));
+        let (sink, writer) = AuditWriter::new(store, &AuditConfig::default());
+        drop(writer);
+        let done = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&done);
+        let handler = tower::service_fn(move |_: Request| {
+            seen.store(true, Ordering::SeqCst);
+            async { Ok::<_, Infallible>(Response::new(Body::empty())) }
+        });
+        let mut request = Request::new(Body::empty());
+        request.extensions_mut().insert(Arc::new(Peer {
+            source: Source::of(Ipv4Addr::LOCALHOST.into()),
+            proof: Proof::None,
+        }));
+        let audit = Audit::new(Clock::system(), sink, AnonymousCalls::new(1));
+        let response = StepLayer::new(audit).layer(handler).oneshot(request).await;
+        let status = Status::from_header_map(response.unwrap().headers()).unwrap();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(!done.load(Ordering::SeqCst));
+    }
+}
