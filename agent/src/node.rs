@@ -133,7 +133,9 @@ impl Node {
         tokio::select! {
             refusal = self.upstream.refused() => {
                 tracing::error!(reason = refusal.reason.as_str_name(), answer = refusal.message, "the server refuses this agent");
-                self.state.forget_svid().await?;
+                if let Err(error) = self.state.forget_svid().await {
+                    tracing::error!(error = %error, "the stored SVID could not be removed");
+                }
                 Err(NodeError::Expelled(refusal))
             }
             ended = kept => ended,
@@ -223,8 +225,14 @@ impl Node {
             Ok(own) => own,
             Err(reason) => return Ok(Err(AttestError::Final(reason))),
         };
-        self.state.save_bundle(&bundle).await?;
-        self.state.save_svid(&own.stored).await?;
+        let stored = async {
+            self.state.save_bundle(&bundle).await?;
+            self.state.save_svid(&own.stored).await
+        };
+        if let Err(error) = stored.await {
+            // The proof is spent, so the agent goes on; the next renewal stores again.
+            tracing::error!(error = %error, "the SVID of this agent could not be stored: a restart now needs a new join token");
+        }
         self.bundles.set(bundle);
         self.show(&own, signer)?;
         tracing::info!(spiffe_id = %own.spiffe_id, expires_at = %own.lifetime.not_after, "joined");
@@ -282,7 +290,10 @@ impl Node {
                 .await?
                 .map_err(|e| e.to_string()));
         }
-        let signer = self.keys.generate(slot, KeyAlgorithm::EcP256).await?;
+        let signer = match self.keys.generate(slot, KeyAlgorithm::EcP256).await {
+            Ok(signer) => signer,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
         let csr = request(signer.as_ref())?;
         let chain = match self.upstream.renew(&csr).await {
             Ok(chain) => chain,
@@ -297,7 +308,10 @@ impl Node {
             Ok(new) => new,
             Err(reason) => return Ok(Err(reason)),
         };
-        self.state.save_svid(&new.stored).await?;
+        // What is not on disk is not used: the first use of the new SVID ends the old one.
+        if let Err(error) = self.state.save_svid(&new.stored).await {
+            return Ok(Err(error.to_string()));
+        }
         self.show(&new, signer)?;
         tracing::info!(serial = new.serial, expires_at = %new.lifetime.not_after, "the SVID of this agent was renewed");
         Ok(Ok(new))
@@ -312,8 +326,10 @@ impl Node {
                 && self.bundles.get(&self.trust_domain).as_deref() != Some(bundle.as_ref())
                 && !bundle.x509_authorities.is_empty()
             {
-                self.state.save_bundle(&bundle).await?;
                 self.bundles.set(Bundle::clone(&bundle));
+                if let Err(error) = self.state.save_bundle(&bundle).await {
+                    tracing::error!(error = %error, "the bundle could not be stored");
+                }
             }
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;

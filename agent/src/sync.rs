@@ -17,7 +17,7 @@ use crate::upstream::{EntrySource, UpstreamError};
 /// Wait after the first failure.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// The longest wait, give or take a fifth: a server that comes back is heard within it.
-pub const LONGEST_RETRY: Duration = Duration::from_secs(30);
+pub const LONGEST_RETRY: Duration = Duration::from_secs(15);
 
 /// Takes in what the source brings, for as long as the process runs.
 pub async fn follow(

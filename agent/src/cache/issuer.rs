@@ -52,12 +52,7 @@ pub async fn issue(cache: X509Cache, authority: Arc<dyn Authority>, clock: Clock
                 tracing::warn!(%error, svids = due.len(), "X.509-SVIDs could not be had from the server");
                 // A batch may be too large for the server; a smaller one shows whether it is.
                 batch = (batch / 2).max(1);
-                let reason = error.to_string();
-                let failed = due
-                    .iter()
-                    .map(|entry| (entry.id.clone(), Err(reason.clone())))
-                    .collect();
-                cache.settle(failed, clock.now());
+                cache.unasked(&due, &error.to_string(), clock.now());
                 clock.sleep(pause).await;
             }
         }

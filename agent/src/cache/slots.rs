@@ -16,6 +16,8 @@ use crate::entry::{Entry, EntryId, EntryVersion};
 
 /// After a first failure an SVID is asked for again after this long; twice as long after each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
+/// After a call that failed as a whole, so that others come in between.
+const UNASKED_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait between two tries.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
@@ -235,6 +237,18 @@ impl Slots {
             slot.asked = false;
             slot.failure = None;
             slot.svid = Some(Arc::new(svid));
+        }
+    }
+
+    /// Nobody could be asked, which says nothing about this SVID: it does not wait longer each time.
+    pub fn unasked(&mut self, id: &EntryId, reason: &str, now: OffsetDateTime) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.asked = false;
+            slot.failure = Some(Failure {
+                reason: reason.to_owned(),
+                attempts: 0,
+                retry_at: now + UNASKED_RETRY,
+            });
         }
     }
 

@@ -87,6 +87,16 @@ impl X509Cache {
         self.0.work.notified().await;
     }
 
+    /// Takes in that a call for these entries failed as a whole.
+    pub(super) fn unasked(&self, entries: &[Arc<Entry>], reason: &str, now: OffsetDateTime) {
+        let mut slots = self.lock();
+        for entry in entries {
+            slots.unasked(&entry.id, reason, now);
+        }
+        drop(slots);
+        self.changed();
+    }
+
     /// Takes in the outcomes of one call.
     pub(super) fn settle(&self, outcomes: Vec<(EntryId, Outcome)>, now: OffsetDateTime) {
         let mut slots = self.lock();
@@ -97,6 +107,10 @@ impl X509Cache {
             }
         }
         drop(slots);
+        self.changed();
+    }
+
+    fn changed(&self) {
         self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 

@@ -122,6 +122,34 @@ async fn renewal_goes_on_and_on_though_each_new_svid_ends_the_old_one() {
     assert_eq!(node.upstream.counts().attested, 1);
 }
 
+/// Two phases: what could not be stored is not used, for its first use would end the SVID that is stored.
+#[tokio::test]
+async fn a_renewed_svid_that_cannot_be_stored_is_not_used() {
+    let mut node = Node::down("").await.unwrap();
+    node.upstream
+        .change(|server| server.agent_ttl = Duration::from_secs(8));
+    node.run(Some(TOKEN)).await.unwrap();
+    node.healthy().await.unwrap();
+    let stored = || std::fs::read(node.path("agent/agent-svid.json")).unwrap();
+    let first = stored();
+    let in_the_way = node.path("agent/agent-svid.tmp");
+    std::fs::create_dir(&in_the_way).unwrap();
+    until("the agent renews twice", async || {
+        (node.upstream.counts().renewed >= 2).then_some(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(stored(), first);
+    assert_eq!(node.health().await.unwrap().status(), HealthStatus::Serving);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    until("the renewed SVID is stored", async || {
+        (stored() != first).then_some(())
+    })
+    .await
+    .unwrap();
+    node.healthy().await.unwrap();
+}
+
 #[tokio::test]
 async fn an_agent_that_the_server_refuses_forgets_its_svid_and_ends() {
     for reason in [

@@ -146,3 +146,14 @@ fn an_entry_that_asks_for_no_prefetch_waits_for_a_caller() {
     slots.pin(&shy);
     assert_eq!(ids(&slots.take_due(at(0), 10)), ["shy"]);
 }
+
+#[test]
+fn while_nobody_can_be_asked_an_svid_is_due_again_and_again() {
+    let one = entry("one", &["unix:uid:1"]);
+    let mut slots = slots_of(std::slice::from_ref(&one), 10);
+    for second in 0..20 {
+        assert_eq!(ids(&slots.take_due(at(second), 10)), ["one"]);
+        slots.unasked(&one.id, "away", at(second));
+        assert!(matches!(slots.look(&one, at(second)), Held::Failed(reason) if reason == "away"));
+    }
+}
