@@ -47,7 +47,7 @@ pub(crate) struct DevArgs {
     /// The trust domain
     #[arg(long, default_value = "example.org", value_name = "NAME")]
     trust_domain: TrustDomain,
-    /// The SPIFFE ID that processes of your user get [default: spiffe://<trust domain>/dev/<your uid>]
+    /// The SPIFFE ID that processes of your user get [default: spiffe://TRUST_DOMAIN/dev/UID]
     #[arg(long, value_name = "ID")]
     spiffe_id: Option<SpiffeId>,
     /// What the two daemons log to standard error, such as `info` or `vouchsafe_agent=debug`
