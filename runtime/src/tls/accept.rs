@@ -40,7 +40,7 @@ const HANDED_OVER: usize = 16;
 pub struct AcceptLimits {
     /// A connection whose handshake is not done by then is closed.
     pub handshake_timeout: Span,
-    /// Handshakes that go on at once; further connections wait in the listener's queue.
+    /// Handshakes that go on at once, at most a quarter of them with one source; further connections wait their turn.
     pub max_pending_handshakes: NonZeroU32,
     /// Open connections in all, handshakes included; further ones are closed at once.
     pub max_connections: NonZeroU32,
@@ -118,7 +118,7 @@ pub fn incoming(
     let (done, taken) = mpsc::channel(HANDED_OVER);
     let acceptor = Acceptor {
         tls: TlsAcceptor::from(config),
-        places: Places::new(limits.max_connections, limits.max_connections_per_source),
+        places: Places::new(&limits),
         handshakes: Arc::new(Semaphore::new(
             usize::try_from(limits.max_pending_handshakes.get()).unwrap_or(usize::MAX),
         )),
@@ -151,16 +151,13 @@ impl Acceptor {
     async fn accept_all(self, listener: TcpListener) {
         let mut refused = Refused::default();
         while !self.done.is_closed() {
-            let Ok(turn) = self.handshakes.clone().acquire_owned().await else {
-                return;
-            };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = self.done.closed() => return,
             };
             match accepted {
                 Ok((tcp, addr)) => match self.places.take(addr.ip()) {
-                    Ok(place) => self.shake_hands(tcp, addr, place, turn),
+                    Ok(place) => self.shake_hands(tcp, addr, place),
                     Err(why) => refused.note(addr, why),
                 },
                 Err(error) => {
@@ -171,9 +168,15 @@ impl Acceptor {
         }
     }
 
-    fn shake_hands(&self, tcp: TcpStream, addr: SocketAddr, place: Place, turn: OwnedSemaphorePermit) {
+    fn shake_hands(&self, tcp: TcpStream, addr: SocketAddr, place: Place) {
         let (tls, limit, done) = (self.tls.clone(), self.handshake_timeout, self.done.clone());
+        let (handshakes, stopping) = (self.handshakes.clone(), self.group.stopping());
         self.group.passing("tls handshake", async move {
+            let turn = tokio::select! {
+                turn = turn(&place, handshakes) => turn,
+                () = stopping.cancelled() => return,
+                () = done.closed() => return,
+            };
             let shaken = tokio::time::timeout(limit, tls.accept(tcp)).await;
             drop(turn);
             let connection = match shaken {
@@ -189,6 +192,13 @@ impl Acceptor {
             }
         });
     }
+}
+
+/// Waits for the turn of a connection: first among those of its source, so that a source whose handshakes never end
+/// holds up nobody else.
+async fn turn(place: &Place, handshakes: Arc<Semaphore>) -> [Option<OwnedSemaphorePermit>; 2] {
+    let of_source = place.handshakes().acquire_owned().await.ok();
+    [of_source, handshakes.acquire_owned().await.ok()]
 }
 
 fn verified(stream: TlsStream<TcpStream>, addr: SocketAddr, place: Place) -> io::Result<TlsConnection> {

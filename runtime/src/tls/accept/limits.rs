@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+use super::AcceptLimits;
 
 /// Refusals are logged at most this often, with how many there were.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+/// It takes the unfinished handshakes of this many sources to make the others wait.
+const SOURCES_AT_LEAST: u32 = 4;
 
 /// Why there is no place for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,12 +30,19 @@ pub(super) struct Places {
     taken: Arc<Mutex<Taken>>,
     limit: u32,
     limit_per_source: u32,
+    handshakes_per_source: usize,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     all: u32,
-    by_source: HashMap<IpAddr, u32>,
+    by_source: HashMap<IpAddr, Source>,
+}
+
+#[derive(Debug)]
+struct Source {
+    open: u32,
+    handshakes: Arc<Semaphore>,
 }
 
 /// One open connection; gives its place back when dropped.
@@ -39,21 +50,31 @@ struct Taken {
 pub(super) struct Place {
     taken: Arc<Mutex<Taken>>,
     source: IpAddr,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Place {
+    /// The handshakes that go on at once with the connection's source.
+    pub(super) fn handshakes(&self) -> Arc<Semaphore> {
+        self.handshakes.clone()
+    }
 }
 
 impl Places {
-    pub(super) fn new(limit: NonZeroU32, limit_per_source: NonZeroU32) -> Self {
+    pub(super) fn new(limits: &AcceptLimits) -> Self {
+        let share = (limits.max_pending_handshakes.get() / SOURCES_AT_LEAST).max(1);
         Self {
             taken: Arc::default(),
-            limit: limit.get(),
-            limit_per_source: limit_per_source.get(),
+            limit: limits.max_connections.get(),
+            limit_per_source: limits.max_connections_per_source.get(),
+            handshakes_per_source: usize::try_from(share).unwrap_or(usize::MAX),
         }
     }
 
     pub(super) fn take(&self, address: IpAddr) -> Result<Place, NoPlace> {
         let source = source_of(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let from_source = taken.by_source.get(&source).copied().unwrap_or_default();
+        let from_source = taken.by_source.get(&source).map_or(0, |source| source.open);
         if taken.all >= self.limit {
             return Err(NoPlace::Full);
         }
@@ -61,10 +82,16 @@ impl Places {
             return Err(NoPlace::SourceFull);
         }
         taken.all += 1;
-        taken.by_source.insert(source, from_source + 1);
+        let entry = taken.by_source.entry(source).or_insert_with(|| Source {
+            open: 0,
+            handshakes: Arc::new(Semaphore::new(self.handshakes_per_source)),
+        });
+        entry.open += 1;
+        let handshakes = entry.handshakes.clone();
         Ok(Place {
             taken: self.taken.clone(),
             source,
+            handshakes,
         })
     }
 }
@@ -74,7 +101,7 @@ impl Drop for Place {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.all = taken.all.saturating_sub(1);
         match taken.by_source.get_mut(&self.source) {
-            Some(count) if *count > 1 => *count -= 1,
+            Some(source) if source.open > 1 => source.open -= 1,
             _ => {
                 taken.by_source.remove(&self.source);
             }
@@ -111,13 +138,16 @@ impl Refused {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     fn places(all: u32, per_source: u32) -> Places {
-        Places::new(
-            NonZeroU32::new(all).unwrap(),
-            NonZeroU32::new(per_source).unwrap(),
-        )
+        Places::new(&AcceptLimits {
+            max_connections: NonZeroU32::new(all).unwrap(),
+            max_connections_per_source: NonZeroU32::new(per_source).unwrap(),
+            ..AcceptLimits::default()
+        })
     }
 
     fn ip(text: &str) -> IpAddr {

@@ -65,6 +65,30 @@ async fn over_the_limit_of_handshakes_a_client_waits_and_is_let_in() {
 }
 
 #[tokio::test]
+async fn handshakes_that_one_source_never_ends_do_not_hold_up_other_sources() {
+    let domain = Domain::new(TD);
+    let limits = AcceptLimits {
+        handshake_timeout: Span::new(Duration::from_secs(600)),
+        max_pending_handshakes: count(4),
+        ..AcceptLimits::default()
+    };
+    let mut server = limited(&domain, limits).await;
+    let at = SocketAddr::new([127, 0, 0, 1].into(), server.address.port());
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        held.push(socket.connect(at).await.unwrap());
+    }
+    let config = server.client(None, &trusting([&domain]));
+    let talked = tokio::time::timeout(Duration::from_secs(20), server.talk(&config)).await;
+    assert!(
+        talked.is_ok_and(|talked| talked.is_ok()),
+        "it waited for another source"
+    );
+}
+
+#[tokio::test]
 async fn over_the_limit_of_connections_a_client_is_closed_at_once_until_a_place_is_free() {
     let domain = Domain::new(TD);
     let full = AcceptLimits {
