@@ -64,9 +64,13 @@ impl Connection {
             flag,
             reason,
         };
-        let stream = tokio::net::UnixStream::connect(path)
-            .await
-            .map_err(|error| unreachable(error.to_string()))?;
+        let stream = tokio::net::UnixStream::connect(path).await.map_err(|error| {
+            if error.kind() == std::io::ErrorKind::PermissionDenied {
+                let path = path.to_owned();
+                return CliError::Forbidden { what, path, flag };
+            }
+            unreachable(error.to_string())
+        })?;
         let mut once = Some(stream);
         let connector = tower::service_fn(move |_uri: http::Uri| {
             let stream = once.take().map(TokioIo::new);

@@ -13,7 +13,7 @@ use clap::CommandFactory;
 
 use crate::args::{Cli, Command};
 use crate::error::CliError;
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// Runs the command that was given.
 pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
@@ -29,7 +29,10 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Audit(command) => audit::run(command, &global, output).await,
         Command::Dev(args) => Box::pin(crate::dev::run(args, &global, output)).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "vouchsafe", &mut std::io::stdout());
+            // By way of a buffer: the generator panics where the reader has gone away.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "vouchsafe", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end());
             Ok(())
         }
     }

@@ -23,6 +23,19 @@ pub(crate) enum CliError {
         /// The system's answer.
         reason: String,
     },
+    /// The socket is there, and not for this user.
+    #[error("permission denied: `{}` is not open to this user; run as the user of the {what}, or name another socket with {flag}", path.display())]
+    Forbidden {
+        /// What listens there.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The flag that names it.
+        flag: &'static str,
+    },
+    /// Standard output took no more.
+    #[error("the output could not be written")]
+    Output(#[source] std::io::Error),
     /// The other side answered with an error.
     #[error("{}{}", status.message(), next_step(status, what))]
     Call {
@@ -89,8 +102,13 @@ impl CliError {
     /// The exit code, as listed in the help.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Runtime(_) | Self::Partly { .. } | Self::Answer { .. } | Self::Daemon(_) => 1,
+            Self::Runtime(_)
+            | Self::Output(_)
+            | Self::Partly { .. }
+            | Self::Answer { .. }
+            | Self::Daemon(_) => 1,
             Self::Unreachable { .. } => 69,
+            Self::Forbidden { .. } => 77,
             Self::Timeout(_) | Self::Unwell(_) => 75,
             Self::NotFound(_) | Self::Invalid(_) => 65,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
@@ -108,7 +126,9 @@ impl CliError {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Runtime(_) => "runtime",
+            Self::Output(_) => "output",
             Self::Unreachable { .. } => "unreachable",
+            Self::Forbidden { .. } => "forbidden",
             Self::Call { .. } => "call",
             Self::Timeout(_) => "timeout",
             Self::NotFound(_) => "not_found",

@@ -28,7 +28,10 @@ fn main() -> std::process::ExitCode {
         Err(error) => return output.fail(&error::CliError::Runtime(error)),
     };
     match runtime.block_on(commands::run(cli, &output)) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(()) => match output::unwritten() {
+            None => std::process::ExitCode::SUCCESS,
+            Some(error) => output.fail(&error::CliError::Output(error)),
+        },
         Err(error) => output.fail(&error),
     }
 }

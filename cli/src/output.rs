@@ -1,7 +1,8 @@
 //! The one place that prints: tables for people, JSON for programs, errors with their causes.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -29,7 +30,7 @@ impl Output {
         if self.is_json() {
             line(&serde_json::to_string_pretty(value).unwrap_or_default());
         } else {
-            line(human().trim_end());
+            line(&visible(human().trim_end(), true));
         }
     }
 
@@ -38,14 +39,14 @@ impl Output {
         if self.is_json() {
             line(&serde_json::to_string(value).unwrap_or_default());
         } else {
-            line(human().trim_end());
+            line(&visible(human().trim_end(), true));
         }
     }
 
     /// Prints a note for people on standard error; programs that asked for JSON do not get it.
     pub(crate) fn note(&self, text: &str) {
         if !self.is_json() {
-            error_line(text);
+            error_line(&visible(text, true));
         }
     }
 
@@ -68,7 +69,7 @@ impl Output {
                 text.push_str(": ");
                 text.push_str(&cause);
             }
-            error_line(&text);
+            error_line(&visible(&text, true));
         }
         ExitCode::from(error.exit_code())
     }
@@ -92,7 +93,7 @@ pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(head);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| value(cell)));
     }
     table
         .to_string()
@@ -106,15 +107,71 @@ pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
     rows.iter()
-        .map(|(label, value)| format!("{label:width$} : {value}\n"))
+        .map(|(label, text)| format!("{label:width$} : {}\n", value(text)))
         .collect()
 }
 
-/// Writes a line to standard output; a reader that has gone away is no error.
+/// A value that others chose, on one line.
+pub(crate) fn value(text: &str) -> String {
+    visible(text, false)
+}
+
+/// Shows what a terminal would obey, or what changes the order of what is read, instead of sending it: paths, hints
+/// and selectors can hold anything.
+fn visible(text: &str, lines: bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' if lines => shown.push(c),
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                shown.extend(c.escape_unicode());
+            }
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// The first line that could not be written, if any.
+static UNWRITTEN: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Why some of the output was not written. That the reader has gone away is no reason.
+pub(crate) fn unwritten() -> Option<io::Error> {
+    UNWRITTEN.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Writes a line to standard output.
 pub(crate) fn line(text: &str) {
-    let _gone = writeln!(std::io::stdout().lock(), "{text}");
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            UNWRITTEN
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert(error);
+        }
+        _ => {}
+    }
 }
 
 fn error_line(text: &str) {
-    let _gone = writeln!(std::io::stderr().lock(), "{text}");
+    let _gone = writeln!(io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str = "a\u{1b}[2J\u{7}\u{9b}31m\u{202e}\nSPIFFE ID : b";
+
+    #[test]
+    fn a_value_cannot_steer_the_terminal_nor_pretend_to_be_another_line() {
+        let one = r"a\u{1b}[2J\u{7}\u{9b}31m\u{202e}\nSPIFFE ID : b";
+        assert_eq!(value(HOSTILE), one);
+        assert_eq!(pairs(&[("Hint", HOSTILE.to_owned())]), format!("Hint : {one}\n"));
+        let table = table(&["HINT"], vec![vec![HOSTILE.to_owned()]]);
+        assert_eq!(table, format!("HINT\n{one}"));
+        assert_eq!(visible("a\nb\u{1b}", true), "a\nb\\u{1b}");
+        assert_eq!(value("plain ünï cödé"), "plain ünï cödé");
+    }
 }

@@ -78,6 +78,26 @@ async fn a_socket_on_which_nobody_listens_is_unreachable() -> Outcome {
 }
 
 #[tokio::test]
+async fn output_that_cannot_be_written_is_an_error_and_a_reader_that_left_is_none() -> Outcome {
+    let mut full = Command::new(binary("vouchsafe")?);
+    full.args(["completions", "bash"])
+        .stdout(std::fs::File::create("/dev/full")?);
+    refused(&full.output().await?, 1, "could not be written")?;
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut left = Command::new(binary("vouchsafe")?);
+    left.args(["completions", "bash"]).stdout(writer);
+    let output = left.output().await?;
+    ensure!(
+        output.status.success(),
+        "{:?}: {}",
+        output.status,
+        stderr(&output)
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn wrong_usage_ends_with_64_and_names_the_value() -> Outcome {
     let create = ["entry", "create", "--spiffe-id", "spiffe://example.org/a"];
     let with = |more: &[&'static str]| [&create[..], more].concat();

@@ -11,7 +11,7 @@ use vouchsafe_proto::vouchsafe::workload::v1::workload_info_client::WorkloadInfo
 use crate::args::Global;
 use crate::client::{Connection, workload_request};
 use crate::error::CliError;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::values;
 
 /// Flags of `vouchsafe explain`.
@@ -161,24 +161,24 @@ impl ExplainView {
     fn text(&self) -> String {
         let mut lines = Vec::new();
         if let (Some(pid), Some(uid), Some(gid)) = (self.pid, self.uid, self.gid) {
-            let path = self
-                .path
-                .as_deref()
-                .unwrap_or("an executable whose path is not measured");
+            let path = self.path.as_deref().map_or_else(
+                || "an executable whose path is not measured".to_owned(),
+                output::value,
+            );
             lines.push(format!("Process {pid}: uid {uid}, gid {gid}, {path}"));
         }
         lines.push("Selectors seen:".to_owned());
         lines.extend(
             self.selectors
                 .iter()
-                .map(|s| format!("  {} ({})", s.selector, s.trust)),
+                .map(|s| format!("  {} ({})", output::value(&s.selector), s.trust)),
         );
         if !self.withheld.is_empty() {
             lines.push("Withheld:".to_owned());
             lines.extend(
                 self.withheld
                     .iter()
-                    .map(|w| format!("  {}: {}", w.selector_type, w.reason)),
+                    .map(|w| format!("  {}: {}", w.selector_type, output::value(&w.reason))),
             );
         }
         if self.spiffe_ids.is_empty() {
@@ -192,8 +192,16 @@ impl ExplainView {
         }
         for near in &self.nearest {
             lines.push(format!("  {} (entry {})", near.spiffe_id, near.entry_id));
-            lines.extend(near.missing.iter().map(|s| format!("    missing {s}")));
-            lines.extend(near.present.iter().map(|s| format!("    present {s}")));
+            lines.extend(
+                near.missing
+                    .iter()
+                    .map(|s| format!("    missing {}", output::value(s))),
+            );
+            lines.extend(
+                near.present
+                    .iter()
+                    .map(|s| format!("    present {}", output::value(s))),
+            );
         }
         if let Some(known) = &self.knowledge {
             let at = known.last_sync_at.as_deref().unwrap_or("never");
