@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tonic::{Code, Status};
 use vouchsafe_attestors::{Evidence, Process, WorkloadAttestError};
 use vouchsafe_identity::SelectorSet;
-use vouchsafe_runtime::uds::Peer;
+use vouchsafe_runtime::uds::{Peer, Throttle};
 use vouchsafe_sys::{PidFd, ProcessIdentity, SysError};
 use vouchsafe_workload_attestors::{AgentNamespaces, Fingerprint, Measurer};
 
@@ -98,12 +98,18 @@ impl Caller {
 pub struct Gate {
     measurer: Measurer,
     namespaces: AgentNamespaces,
+    /// Any user of the host can have itself refused as often as it likes.
+    refusals: Throttle,
 }
 
 impl Gate {
     /// A gate that measures with `measurer`, in an agent that lives in `namespaces`.
     pub fn new(measurer: Measurer, namespaces: AgentNamespaces) -> Self {
-        Self { measurer, namespaces }
+        Self {
+            measurer,
+            namespaces,
+            refusals: Throttle::new(),
+        }
     }
 
     /// Takes down what a process is, when its connection is accepted.
@@ -176,6 +182,18 @@ impl Gate {
         match connection.peer.is_alive() {
             true => Ok(()),
             false => Err(CallerError::Gone),
+        }
+    }
+
+    /// Logs that a caller got nothing, so many times in a while.
+    pub(crate) fn tell(&self, pid: i32, refused: &Status) {
+        if let Some(suppressed) = self.refusals.permit() {
+            tracing::warn!(
+                pid,
+                error = refused.message(),
+                suppressed,
+                "a caller was not served"
+            );
         }
     }
 

@@ -64,8 +64,7 @@ impl Parts {
             .ok_or_else(|| Status::internal("the connection is not known"))?;
         self.gate.measure(connection).await.map_err(|error| {
             let status = Status::from(error);
-            let pid = connection.peer.credentials().pid;
-            tracing::warn!(pid, error = status.message(), "a caller was not served");
+            self.gate.tell(connection.peer.credentials().pid, &status);
             status
         })
     }

@@ -1,7 +1,9 @@
 //! Named tasks: none is forgotten, and one that must run but ends stops the process.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -24,7 +26,15 @@ pub struct TaskGroup {
     tracker: TaskTracker,
     stop: CancellationToken,
     failures: mpsc::UnboundedSender<TaskFailed>,
+    running: Arc<Running>,
 }
+
+/// How many tasks of each name have not ended.
+#[derive(Debug, Default)]
+struct Running(Mutex<BTreeMap<&'static str, usize>>);
+
+/// One task that has not ended.
+struct Runs(Arc<Running>, &'static str);
 
 /// The end of a [`TaskGroup`] that hears of tasks that failed.
 #[derive(Debug)]
@@ -45,6 +55,7 @@ impl TaskGroup {
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
             failures,
+            running: Arc::default(),
         };
         (group, TaskFailures(heard))
     }
@@ -68,7 +79,9 @@ impl TaskGroup {
     ) {
         let (stop, failures) = (self.stop.clone(), self.failures.clone());
         let inner = tokio::spawn(async move { task.await.map_err(|e| format!("{e:#}")) });
+        let runs = self.begin(name);
         self.tracker.spawn(async move {
+            let _runs = runs;
             let aborter = inner.abort_handle();
             let _abort_on_drop = AbortOnDrop(aborter);
             let reason = match inner.await {
@@ -85,14 +98,20 @@ impl TaskGroup {
     /// Spawns a task that may end whenever its work is done, such as one connection; it is dropped at stop.
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn passing(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
+        let (stop, runs) = (self.stop.clone(), self.begin(name));
         let work = async move {
+            let _runs = runs;
             tokio::select! {
                 () = stop.cancelled() => tracing::trace!(task = name, "dropped at stop"),
                 () = task => {}
             }
         };
         tokio::spawn(self.tracker.track_future(work));
+    }
+
+    fn begin(&self, name: &'static str) -> Runs {
+        *self.running.lock().entry(name).or_default() += 1;
+        Runs(Arc::clone(&self.running), name)
     }
 
     /// Waits until all tasks have ended, at most `limit`; `false` when some had to be left.
@@ -104,7 +123,25 @@ impl TaskGroup {
 
 impl fmt::Debug for TaskGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TaskGroup({} tasks)", self.tracker.len())
+        f.debug_tuple("TaskGroup").field(&*self.running.lock()).finish()
+    }
+}
+
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        let mut running = self.0.lock();
+        match running.get_mut(self.1) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                running.remove(self.1);
+            }
+        }
     }
 }
 
@@ -136,6 +173,16 @@ mod tests {
             Ok::<(), String>(())
         });
         assert!(failures.next().await.unwrap().reason.contains("boom"));
+    }
+
+    #[tokio::test]
+    async fn tasks_that_have_not_ended_are_named() {
+        let (group, _failures) = TaskGroup::new();
+        group.essential("deaf", std::future::pending::<Result<(), String>>());
+        group.passing("done", async {});
+        group.stop();
+        assert!(!group.drain(Duration::from_millis(100)).await);
+        assert_eq!(format!("{group:?}"), r#"TaskGroup({"deaf": 1})"#);
     }
 
     #[tokio::test]

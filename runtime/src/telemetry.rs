@@ -7,6 +7,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
+/// What holds unless the config says otherwise: the HTTP/2 library warns of each misbehaving client, who could so fill
+/// the log at will.
+const QUIET: &str = "h2=error";
+
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,7 +78,7 @@ pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
 }
 
 fn filter(config: &LogConfig) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(&config.level).map_err(|source| TelemetryError::Level {
+    EnvFilter::try_new(format!("{QUIET},{}", config.level)).map_err(|source| TelemetryError::Level {
         level: config.level.clone(),
         source,
     })
@@ -92,6 +96,24 @@ mod tests {
         };
         let refused = filter(&config).unwrap_err().to_string();
         assert!(refused.contains("`vouchsafe=loud`"), "{refused}");
+    }
+
+    #[test]
+    fn clients_cannot_fill_the_log_by_the_http2_library_unless_the_config_wants_it() {
+        let of = |level: &str| {
+            filter(&LogConfig {
+                level: level.to_owned(),
+                ..LogConfig::default()
+            })
+            .unwrap()
+            .to_string()
+        };
+        assert!(of("info").contains("h2=error"), "{}", of("info"));
+        let wanted = of("info,h2=debug");
+        assert!(
+            wanted.contains("h2=debug") && !wanted.contains("h2=error"),
+            "{wanted}"
+        );
     }
 
     #[test]

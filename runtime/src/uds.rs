@@ -16,3 +16,4 @@ pub use limits::ConnectionLimits;
 pub use listener::{BindError, Listener, MAX_PATH_BYTES, SocketConfig, bind};
 pub use peer::{Peer, PlainPeer};
 pub use plain::{PlainListener, PlainStream};
+pub use throttle::Throttle;

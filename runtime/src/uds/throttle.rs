@@ -12,7 +12,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// Says which messages may be written.
 #[derive(Debug)]
-pub(super) struct Throttle(Mutex<Window>);
+pub struct Throttle(Mutex<Window>);
 
 #[derive(Debug)]
 struct Window {
@@ -21,8 +21,16 @@ struct Window {
     suppressed: u64,
 }
 
+impl Default for Throttle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Throttle {
-    pub(super) fn new() -> Self {
+    /// Nothing was written yet.
+    #[must_use]
+    pub fn new() -> Self {
         Self(Mutex::new(Window {
             began: Instant::now(),
             written: 0,
@@ -31,7 +39,7 @@ impl Throttle {
     }
 
     /// Whether one more message may be written now, and if so how many were left out before it.
-    pub(super) fn permit(&self) -> Option<u64> {
+    pub fn permit(&self) -> Option<u64> {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if now.duration_since(window.began) >= WINDOW {
