@@ -122,7 +122,7 @@ fn visible(text: &str, lines: bool) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            '\n' if lines => shown.push(c),
+            '\n' | '\t' if lines => shown.push(c),
             '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 shown.extend(c.escape_unicode());
             }
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(pairs(&[("Hint", HOSTILE.to_owned())]), format!("Hint : {one}\n"));
         let table = table(&["HINT"], vec![vec![HOSTILE.to_owned()]]);
         assert_eq!(table, format!("HINT\n{one}"));
-        assert_eq!(visible("a\nb\u{1b}", true), "a\nb\\u{1b}");
+        assert_eq!(visible("a\n\tb\u{1b}", true), "a\n\tb\\u{1b}");
         assert_eq!(value("plain ünï cödé"), "plain ünï cödé");
     }
 }

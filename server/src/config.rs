@@ -21,6 +21,8 @@ const fn hours(n: u64) -> Span {
 
 /// Shortest life of a certificate authority: below it, its slots would turn faster than the rotation looks at them.
 pub const MIN_CA_TTL: Duration = Duration::from_secs(60);
+/// Longest life of a certificate authority: a hundred years. The dates of certificates end with the year 9999.
+pub const MAX_CA_TTL: Duration = Duration::from_secs(36_525 * 24 * 3600);
 /// Shortest life of an SVID that can be configured.
 pub const MIN_SVID_TTL: Duration = Duration::from_secs(1);
 
@@ -138,6 +140,9 @@ pub enum BadConfig {
         /// The least value.
         least: Span,
     },
+    /// The authority would outlive every date.
+    #[error("`ca_ttl` of {0} is above the most of a hundred years")]
+    CaTooLong(Span),
     /// An SVID would outlive what signs it.
     #[error(
         "`{key}` of {value} is longer than `ca_ttl` of {ca_ttl}: no SVID outlives the authority that signs it"
@@ -168,6 +173,9 @@ impl Config {
     /// [`BadConfig`] names the first key that is wrong.
     pub fn check(&self) -> Result<(), BadConfig> {
         at_least("ca_ttl", self.ca_ttl, MIN_CA_TTL)?;
+        if self.ca_ttl.get() > MAX_CA_TTL {
+            return Err(BadConfig::CaTooLong(self.ca_ttl));
+        }
         let ttls = [
             ("default_x509_svid_ttl", Some(self.default_x509_svid_ttl)),
             ("default_jwt_svid_ttl", Some(self.default_jwt_svid_ttl)),

@@ -160,7 +160,11 @@ impl CaManager {
         if !rotation.x509.all_published(&bundle, now) || !rotation.jwt.all_published(&bundle, now) {
             return Err(CaError::Slot {
                 slot: "bundle".to_owned(),
-                reason: "a key of the journal does not stand in the trust bundle".to_owned(),
+                reason: format!(
+                    "a key of the journal does not stand in the bundle of trust domain `{}`; if the data belongs to \
+                     another trust domain, use another data_dir",
+                    self.config.trust_domain
+                ),
             });
         }
         self.bundle.send_if_modified(|known| {

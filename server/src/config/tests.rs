@@ -33,6 +33,7 @@ fn an_unknown_key_is_refused() {
 fn keys_that_do_not_go_together_are_refused_by_name() {
     for (extra, named) in [
         ("ca_ttl = \"10s\"", "ca_ttl"),
+        ("ca_ttl = \"99999999999999h\"", "ca_ttl"),
         ("default_x509_svid_ttl = \"25h\"", "default_x509_svid_ttl"),
         ("agent_ttl = \"0s\"", "agent_ttl"),
         ("admin_ids = [\"spiffe://other.org/a\"]", "spiffe://other.org/a"),
