@@ -79,21 +79,17 @@ async fn a_socket_on_which_nobody_listens_is_unreachable() -> Outcome {
 
 #[tokio::test]
 async fn output_that_cannot_be_written_is_an_error_and_a_reader_that_left_is_none() -> Outcome {
-    let mut full = Command::new(binary("vouchsafe")?);
-    full.args(["completions", "bash"])
-        .stdout(std::fs::File::create("/dev/full")?);
-    refused(&full.output().await?, 1, "could not be written")?;
+    let written_to = async |stdout: Stdio| -> anyhow::Result<Output> {
+        let mut command = Command::new(binary("vouchsafe")?);
+        command.args(["completions", "bash"]).stdout(stdout);
+        Ok(command.stderr(Stdio::piped()).spawn()?.wait_with_output().await?)
+    };
+    let full = std::fs::File::create("/dev/full")?;
+    refused(&written_to(full.into()).await?, 1, "could not be written")?;
     let (reader, writer) = std::io::pipe()?;
     drop(reader);
-    let mut left = Command::new(binary("vouchsafe")?);
-    left.args(["completions", "bash"]).stdout(writer);
-    let output = left.output().await?;
-    ensure!(
-        output.status.success(),
-        "{:?}: {}",
-        output.status,
-        stderr(&output)
-    );
+    let left = written_to(writer.into()).await?;
+    ensure!(left.status.success(), "{:?}: {}", left.status, stderr(&left));
     Ok(())
 }
 
