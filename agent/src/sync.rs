@@ -42,7 +42,9 @@ pub async fn follow(
                     );
                 }
                 status.heard(clock.now());
-                drop(ready.take());
+                if let Some(ready) = ready.take() {
+                    ready.ready();
+                }
             }
             Err(error) => {
                 let wait = backoff.wait();

@@ -99,6 +99,12 @@ fn next_step(status: &tonic::Status, what: &'static str) -> &'static str {
 }
 
 impl CliError {
+    /// What the other side says of one item of a batch, as if it had been the whole call.
+    pub(crate) fn item(what: &'static str, code: i32, text: String) -> Self {
+        let status = Box::new(tonic::Status::new(Code::from(code), text));
+        Self::Call { what, status }
+    }
+
     /// The exit code, as listed in the help.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {

@@ -13,9 +13,9 @@ pub struct Readiness {
     missing: watch::Sender<Vec<&'static str>>,
 }
 
-/// Held by a part that is not up yet; dropping it says that the part is up.
+/// Held by a part that is not up yet. A part that ends without [`ReadyGuard::ready`] never was up, and stays missing.
 #[derive(Debug)]
-#[must_use = "dropping the guard says that the part is up"]
+#[must_use = "a guard that is dropped leaves its part missing for good"]
 pub struct ReadyGuard {
     name: &'static str,
     missing: watch::Sender<Vec<&'static str>>,
@@ -70,12 +70,6 @@ impl Default for Readiness {
 impl ReadyGuard {
     /// Says that the part is up.
     pub fn ready(self) {
-        drop(self);
-    }
-}
-
-impl Drop for ReadyGuard {
-    fn drop(&mut self) {
         self.missing.send_modify(|missing| {
             if let Some(at) = missing.iter().position(|name| *name == self.name) {
                 missing.remove(at);
@@ -98,9 +92,16 @@ mod tests {
         let waiting = tokio::time::timeout(Duration::from_secs(60), readiness.ready());
         assert!(waiting.await.is_err(), "the index is not up");
         assert_eq!(readiness.missing(), ["index"]);
-        drop(index);
+        index.ready();
         readiness.ready().await;
         assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn a_part_that_failed_on_its_way_up_stays_missing() {
+        let readiness = Readiness::new();
+        drop(readiness.guard("identity"));
+        assert_eq!(readiness.missing(), ["identity"]);
     }
 
     #[tokio::test]

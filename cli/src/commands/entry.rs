@@ -136,10 +136,8 @@ fn report(verb: &str, items: Vec<(Option<Status>, Option<Entry>)>, output: &Outp
         } else {
             String::new()
         };
-        return Err(CliError::Invalid(format!(
-            "the entry was not {verb}: {}{step}",
-            status.message
-        )));
+        let text = format!("the entry was not {verb}: {}{step}", status.message);
+        return Err(CliError::item("server", status.code, text));
     }
     let refused: Vec<_> = bad
         .iter()
@@ -247,11 +245,9 @@ async fn delete(
         .into_iter()
         .partition(|result| result.status.as_ref().is_none_or(|status| status.code == 0));
     if let ([refused], 1) = (bad.as_slice(), all) {
-        let message = refused.status.clone().unwrap_or_default().message;
-        return Err(CliError::NotFound(format!(
-            "entry `{}` was not deleted: {message}",
-            refused.id
-        )));
+        let status = refused.status.clone().unwrap_or_default();
+        let text = format!("entry `{}` was not deleted: {}", refused.id, status.message);
+        return Err(CliError::item("server", status.code, text));
     }
     let deleted: Vec<&str> = good.iter().map(|result| result.id.as_str()).collect();
     let refused: Vec<_> = bad

@@ -79,9 +79,12 @@ impl Api {
     }
 
     async fn store_health(&self) -> HealthPart {
-        match self.store.audit_head().await {
-            Ok(_seq) => part("store", HealthStatus::Serving, String::new()),
-            Err(e) => part("store", HealthStatus::NotServing, chain(&e)),
+        if let Err(e) = self.store.audit_head().await {
+            return part("store", HealthStatus::NotServing, chain(&e));
+        }
+        match self.store.takes_writes() {
+            Ok(()) => part("store", HealthStatus::Serving, String::new()),
+            Err(e) => part("store", HealthStatus::Degraded, chain(&e)),
         }
     }
 

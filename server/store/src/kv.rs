@@ -186,6 +186,14 @@ impl<K: Kv> Store for KvStore<K> {
         self.core.durable.subscribe()
     }
 
+    fn takes_writes(&self) -> Result<(), StoreError> {
+        // A writer that is at work is not closed, or tells the callers it works for.
+        if let Ok(writer) = self.core.writer.try_lock() {
+            writer.check_open()?;
+        }
+        self.core.kv.check_room()
+    }
+
     fn server_id(&self) -> &str {
         &self.core.server_id
     }

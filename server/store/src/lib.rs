@@ -66,6 +66,12 @@ pub trait Store:
     /// The latest durable revision, and news of each later one.
     fn revisions(&self) -> watch::Receiver<Revision>;
 
+    /// Whether the store would take a write now; what it holds can be read in any case.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] while there is no room, [`StoreError::Closed`] after a write that failed.
+    fn takes_writes(&self) -> Result<(), StoreError>;
+
     /// The id of this server, made at the first open; rows that belong to one server carry it.
     fn server_id(&self) -> &str;
 }

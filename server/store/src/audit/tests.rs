@@ -69,6 +69,10 @@ impl Store for Moody {
         self.inner.revisions()
     }
 
+    fn takes_writes(&self) -> Result<(), StoreError> {
+        self.inner.takes_writes()
+    }
+
     fn server_id(&self) -> &str {
         self.inner.server_id()
     }

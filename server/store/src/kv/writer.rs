@@ -49,8 +49,8 @@ impl Writer {
     ) -> Vec<Result<Revision, CommitError>> {
         let count = commits.len();
         let refuse = |error: StoreError| vec![Err(CommitError::Store(error)); count];
-        if let Some(why) = &self.closed {
-            return refuse(StoreError::Closed(why.clone()));
+        if let Err(closed) = self.check_open() {
+            return refuse(closed);
         }
         if let Err(full) = kv.check_room() {
             return refuse(full);
@@ -72,6 +72,13 @@ impl Writer {
                 refuse(error)
             }
         }
+    }
+
+    /// Whether no write has failed so far.
+    pub(super) fn check_open(&self) -> Result<(), StoreError> {
+        self.closed
+            .clone()
+            .map_or(Ok(()), |why| Err(StoreError::Closed(why)))
     }
 
     fn close(&mut self, error: &StoreError) {

@@ -195,6 +195,7 @@ async fn a_failed_sync_closes_the_store_for_writes() {
         let (store, keeper) = gated(dir.path());
         keeper.end(Ok(()));
         store.commit(commit("kept")).await.unwrap();
+        assert!(store.takes_writes().is_ok());
         keeper.end(Err(error));
         match store.commit(commit("lost")).await {
             Err(CommitError::Store(StoreError::Io(_))) if !full => {}
@@ -212,6 +213,10 @@ async fn a_failed_sync_closes_the_store_for_writes() {
         assert!(
             refused.to_string().contains("start the server again"),
             "{refused}"
+        );
+        assert!(
+            matches!(store.takes_writes(), Err(StoreError::Closed(_))),
+            "health must tell"
         );
         assert_eq!(keeper.count.load(Ordering::SeqCst), 2);
         assert_eq!(*store.revisions().borrow(), Revision(1));
