@@ -259,7 +259,7 @@ impl Node {
     /// Renews the SVID at its time, again and again.
     async fn keep(&self, mut own: OwnSvid) -> Result<(), NodeError> {
         loop {
-            let due = own.lifetime.rotate_at(own.lifetime.not_before, jitter());
+            let due = own.lifetime.rotate_at(self.clock.now(), jitter());
             self.clock.sleep_until(due).await;
             own = self.renew(own).await?;
         }

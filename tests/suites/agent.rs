@@ -13,6 +13,8 @@ mod jwt;
 mod life;
 #[path = "agent/operator.rs"]
 mod operator;
+#[path = "agent/together.rs"]
+mod together;
 #[path = "agent/x509.rs"]
 mod x509;
 
