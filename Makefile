@@ -22,7 +22,7 @@ check: ## formatting, lints, documentation, the rules of the repository
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
-	cargo test -p vouchsafe-tests --test tidy
+	cargo test --workspace --test tidy
 
 demo: ## three real agent processes get identities and talk mTLS
 	@tools/deps demo
