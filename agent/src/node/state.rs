@@ -137,7 +137,17 @@ pub struct StateDir(Arc<Held>);
 struct Held {
     path: PathBuf,
     /// The lock goes when the file is closed, also by a kill.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Held {
+    /// By name: a child that was forked a moment ago and has not executed its program yet still holds a copy of the
+    /// descriptor, and the lock with it.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the lock of the state folder could not be given back");
+        }
+    }
 }
 
 impl StateDir {
@@ -163,7 +173,7 @@ impl StateDir {
         }
         Ok(Self(Arc::new(Held {
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         })))
     }
 

@@ -8,7 +8,6 @@ mod chunks;
 mod disk;
 
 use std::any::Any;
-use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +18,7 @@ use ::sled::{Batch, Db};
 use crate::StoreError;
 use crate::kv::{DEFAULT_KEEP_CHANGES, Kv, KvStore, Row, Rows};
 use chunks::{MAX_KEY_BYTES, Stored};
-use disk::{DataSync, FileSync};
+use disk::{DataSync, DirLock, FileSync};
 
 /// A store in a directory that one process holds.
 pub type SledStore = KvStore<SledKv>;
@@ -57,7 +56,7 @@ pub struct SledKv {
     dir: PathBuf,
     reserve_bytes: u64,
     // Last, so that nobody else opens the files before sled has closed them.
-    _lock: File,
+    _lock: DirLock,
 }
 
 impl KvStore<SledKv> {

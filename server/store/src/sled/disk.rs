@@ -49,8 +49,21 @@ impl DataSync for FileSync {
     }
 }
 
-/// Makes the directory if it is not there, and takes its lock until the file is dropped.
-pub(super) fn prepare(dir: &Path) -> Result<File, StoreError> {
+/// The lock of a data directory. It is given back by name and not by closing the file alone: a child that was forked
+/// a moment ago and has not executed its program yet still holds a copy of the descriptor.
+#[derive(Debug)]
+pub(super) struct DirLock(File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "the lock of the store could not be given back");
+        }
+    }
+}
+
+/// Makes the directory if it is not there, and takes its lock until that is dropped.
+pub(super) fn prepare(dir: &Path) -> Result<DirLock, StoreError> {
     let failed = |e: io::Error| disk_error(&format!("`{}`", dir.display()), &e);
     DirBuilder::new()
         .recursive(true)
@@ -65,7 +78,7 @@ pub(super) fn prepare(dir: &Path) -> Result<File, StoreError> {
         .open(dir.join(LOCK_FILE))
         .map_err(failed)?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(DirLock(lock)),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
             path: dir.display().to_string(),
         }),
