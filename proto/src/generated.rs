@@ -92,6 +92,13 @@ pub mod vouchsafe {
             tonic::include_proto!("vouchsafe.server.v1");
         }
     }
+    /// What a server tells its agents of changes.
+    pub mod sync {
+        /// Version 1.
+        pub mod v1 {
+            tonic::include_proto!("vouchsafe.sync.v1");
+        }
+    }
     /// What the services have in common.
     pub mod types {
         /// Version 1.

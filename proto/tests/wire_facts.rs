@@ -446,6 +446,7 @@ fn every_service_of_the_descriptors_has_generated_code_under_its_name() {
         name::<server::trustdomain::v1::trust_domain_server::TrustDomainServer<()>>(),
         name::<vouchsafe::agent::v1::agent_admin_server::AgentAdminServer<()>>(),
         name::<vouchsafe::server::v1::server_admin_server::ServerAdminServer<()>>(),
+        name::<vouchsafe::sync::v1::sync_server::SyncServer<()>>(),
         name::<vouchsafe::workload::v1::workload_info_server::WorkloadInfoServer<()>>(),
         name::<workload::spiffe_workload_api_server::SpiffeWorkloadApiServer<()>>(),
     ]);
