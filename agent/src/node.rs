@@ -185,8 +185,8 @@ impl Node {
             match self.attest(prover.as_ref(), KEY_SLOTS[0]).await? {
                 Ok(own) => return Ok(own),
                 Err(AttestError::Final(reason)) => return Err(NodeError::NotAdmitted(reason)),
-                Err(AttestError::Temporary(reason)) => {
-                    let wait = backoff.wait();
+                Err(AttestError::Temporary { reason, retry_after }) => {
+                    let wait = backoff.wait_at_least(retry_after);
                     let retry_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                     tracing::warn!(server = %self.address, reason, retry_in_ms, "cannot join yet");
                     self.clock.sleep(wait).await;
@@ -269,48 +269,52 @@ impl Node {
         let slot = own.stored.other_slot(&KEY_SLOTS);
         let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         loop {
-            let reason = match self.renew_once(&own, slot).await? {
+            let Unrenewed { reason, retry_after } = match self.renew_once(&own, slot).await? {
                 Ok(new) => return Ok(new),
-                Err(reason) => reason,
+                Err(unrenewed) => unrenewed,
             };
             if own.lifetime.is_over(self.clock.now()) {
                 return Err(NodeError::Expired(own.lifetime.not_after));
             }
-            let wait = backoff.wait();
+            let wait = backoff.wait_at_least(retry_after);
             let retry_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(reason, retry_in_ms, expires_at = %own.lifetime.not_after, "the SVID of this agent could not be renewed");
             self.clock.sleep(wait).await;
         }
     }
 
-    async fn renew_once(&self, own: &OwnSvid, slot: &str) -> Result<Result<OwnSvid, String>, NodeError> {
+    async fn renew_once(&self, own: &OwnSvid, slot: &str) -> Result<Result<OwnSvid, Unrenewed>, NodeError> {
         if let (true, Some(prover)) = (own.stored.reattestable, &self.prover) {
-            return Ok(self
-                .attest(prover.as_ref(), slot)
-                .await?
-                .map_err(|e| e.to_string()));
+            return Ok(self.attest(prover.as_ref(), slot).await?.map_err(Unrenewed::from));
         }
         let signer = match self.keys.generate(slot, KeyAlgorithm::EcP256).await {
             Ok(signer) => signer,
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(error) => return Ok(Err(Unrenewed::because(error))),
         };
         let csr = request(signer.as_ref())?;
         let chain = match self.upstream.renew(&csr).await {
             Ok(chain) => chain,
             Err(UpstreamError::Refused(_)) => return std::future::pending().await,
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(error) => {
+                return Ok(Err(Unrenewed {
+                    retry_after: error.retry_after(),
+                    reason: error.to_string(),
+                }));
+            }
         };
         let Some(bundle) = self.bundles.get(&self.trust_domain) else {
-            return Ok(Err("the bundle of the trust domain is not known".to_owned()));
+            return Ok(Err(Unrenewed::because(
+                "the bundle of the trust domain is not known",
+            )));
         };
         let stored = StoredSvid::new(chain, slot, own.stored.reattestable);
         let new = match self.accept(stored, signer.as_ref(), &bundle) {
             Ok(new) => new,
-            Err(reason) => return Ok(Err(reason)),
+            Err(reason) => return Ok(Err(Unrenewed::because(reason))),
         };
         // What is not on disk is not used: the first use of the new SVID ends the old one.
         if let Err(error) = self.state.save_svid(&new.stored).await {
-            return Ok(Err(error.to_string()));
+            return Ok(Err(Unrenewed::because(error)));
         }
         self.show(&new, signer)?;
         tracing::info!(serial = new.serial, expires_at = %new.lifetime.not_after, "the SVID of this agent was renewed");
@@ -347,6 +351,31 @@ impl Node {
             tracing::debug!(%error, "the server did not take this agent's status");
         }
         std::future::pending().await
+    }
+}
+
+/// Why the SVID was not renewed this time.
+#[derive(Debug)]
+struct Unrenewed {
+    reason: String,
+    retry_after: Option<Duration>,
+}
+
+impl Unrenewed {
+    fn because(reason: impl ToString) -> Self {
+        Self {
+            reason: reason.to_string(),
+            retry_after: None,
+        }
+    }
+}
+
+impl From<AttestError> for Unrenewed {
+    fn from(error: AttestError) -> Self {
+        match error {
+            AttestError::Final(reason) => Self::because(reason),
+            AttestError::Temporary { reason, retry_after } => Self { reason, retry_after },
+        }
     }
 }
 

@@ -36,6 +36,16 @@ impl Backoff {
         spread(wait, jitter())
     }
 
+    /// How long to wait after another failure, where the server may have said how long it wants to be left alone: all
+    /// that were told the same come spread over the span after it.
+    pub fn wait_at_least(&mut self, told: Option<Duration>) -> Duration {
+        let wait = self.wait();
+        match told {
+            Some(told) => told + wait.min(told).mul_f64(jitter().abs()),
+            None => wait,
+        }
+    }
+
     /// Begins anew after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
@@ -67,5 +77,15 @@ mod tests {
         assert!(waits[19] >= limit.mul_f64(0.8) && waits[19] <= limit.mul_f64(1.2));
         backoff.reset();
         assert!(backoff.wait() <= first.mul_f64(1.2));
+    }
+
+    #[test]
+    fn what_the_server_says_is_kept_to_and_spread() {
+        let told = Duration::from_secs(10);
+        let mut backoff = Backoff::new(Duration::from_secs(20), Duration::from_secs(20));
+        let waits: Vec<_> = (0..200).map(|_| backoff.wait_at_least(Some(told))).collect();
+        assert!(waits.iter().all(|wait| *wait >= told && *wait <= told * 2));
+        let late = waits.iter().filter(|wait| **wait > told.mul_f64(1.5)).count();
+        assert!((50..150).contains(&late), "{late} of 200 in the second half");
     }
 }

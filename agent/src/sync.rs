@@ -47,7 +47,7 @@ pub async fn follow(
                 }
             }
             Err(error) => {
-                let wait = backoff.wait();
+                let wait = backoff.wait_at_least(error.retry_after());
                 status.unheard(&error.to_string());
                 tell(&error, wait);
                 clock.sleep(wait).await;

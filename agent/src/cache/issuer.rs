@@ -48,7 +48,7 @@ pub async fn issue(cache: X509Cache, authority: Arc<dyn Authority>, clock: Clock
                 cache.settle(outcomes, clock.now());
             }
             Err(error) => {
-                let pause = backoff.wait();
+                let pause = backoff.wait_at_least(error.retry_after());
                 tracing::warn!(%error, svids = due.len(), "X.509-SVIDs could not be had from the server");
                 // A batch may be too large for the server; a smaller one shows whether it is.
                 batch = (batch / 2).max(1);

@@ -46,8 +46,22 @@ pub enum AttestError {
     #[error("{0}")]
     Final(String),
     /// It may help to try again.
-    #[error("{0}")]
-    Temporary(String),
+    #[error("{reason}")]
+    Temporary {
+        /// What happened.
+        reason: String,
+        /// How long the server wants to be left alone, if it said so.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl AttestError {
+    fn temporary(reason: &str) -> Self {
+        Self::Temporary {
+            reason: reason.to_owned(),
+            retry_after: None,
+        }
+    }
 }
 
 impl From<Status> for AttestError {
@@ -59,7 +73,13 @@ impl From<Status> for AttestError {
             | Code::Unauthenticated
             | Code::NotFound
             | Code::Unimplemented => Self::Final(status.message().to_owned()),
-            _ => Self::Temporary(UpstreamError::from(status).to_string()),
+            _ => {
+                let error = UpstreamError::from(status);
+                Self::Temporary {
+                    reason: error.to_string(),
+                    retry_after: error.retry_after(),
+                }
+            }
         }
     }
 }
@@ -99,7 +119,7 @@ pub async fn attest(
     };
     let (chain, reattestable, bundle) = tokio::time::timeout(EXCHANGE_TIMEOUT, exchange)
         .await
-        .map_err(|_elapsed| AttestError::Temporary("the server did not answer in time".to_owned()))??;
+        .map_err(|_elapsed| AttestError::temporary("the server did not answer in time"))??;
     if bundle.trust_domain != *trust_domain {
         return Err(AttestError::Final(format!(
             "the server is one of trust domain `{}`, where `{trust_domain}` is configured",
@@ -164,7 +184,7 @@ async fn exchange(
     prover: &dyn NodeProver,
     csr: Vec<u8>,
 ) -> Result<(Vec<Vec<u8>>, bool), AttestError> {
-    let ended = || AttestError::Temporary("the server ended the exchange early".to_owned());
+    let ended = || AttestError::temporary("the server ended the exchange early");
     let (requests, sent) = mpsc::channel(1);
     let params = attest_agent_request::Params {
         data: Some(AttestationData {

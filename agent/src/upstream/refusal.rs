@@ -1,5 +1,7 @@
 //! Why the server did not do as asked. What an agent must do about it stands in the status details, not in the text.
 
+use std::time::Duration;
+
 use prost::Message;
 use tonic::{Code, Status};
 use vouchsafe_proto::spire::api::types::PermissionDeniedDetails;
@@ -7,6 +9,10 @@ use vouchsafe_proto::spire::api::types::permission_denied_details::Reason;
 
 /// How the type of the details is named in a `google.protobuf.Any`.
 const DETAILS_TYPE: &str = "spire.api.types.PermissionDeniedDetails";
+/// How the hint when to come again is named there.
+const RETRY_TYPE: &str = "google.rpc.RetryInfo";
+/// A server that says to stay away for longer is not obeyed for longer.
+const LONGEST_HINT: Duration = Duration::from_secs(300);
 
 /// The server wants nothing more of this agent as it is: it must forget its SVID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +36,14 @@ pub enum UpstreamError {
     /// The server cannot be reached, or cannot answer now: the same may work later.
     #[error("the server is not available: {0}")]
     Unavailable(String),
+    /// The server has too much to do and says when to come again.
+    #[error("the server is busy: {message}")]
+    Busy {
+        /// The server's text.
+        message: String,
+        /// How long to wait at least.
+        retry_after: Duration,
+    },
     /// The server does not do this, now or later.
     #[error("the server answered {code:?}: {message}")]
     Rejected {
@@ -49,7 +63,15 @@ pub enum UpstreamError {
 impl UpstreamError {
     /// Whether the same call may succeed later.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Busy { .. })
+    }
+
+    /// How long the server wants to be left alone, if it said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
     }
 }
 
@@ -64,10 +86,23 @@ struct RpcStatus {
     details: Vec<prost_types::Any>,
 }
 
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<prost_types::Duration>,
+}
+
 impl From<Status> for UpstreamError {
     fn from(status: Status) -> Self {
         if let Some(refusal) = refusal(&status) {
             return Self::Refused(refusal);
+        }
+        if let Some(retry_after) = retry_after(&status) {
+            return Self::Busy {
+                message: status.message().to_owned(),
+                retry_after,
+            };
         }
         match status.code() {
             Code::Unavailable
@@ -89,13 +124,7 @@ fn refusal(status: &Status) -> Option<Refusal> {
     if status.code() != Code::PermissionDenied {
         return None;
     }
-    let details = RpcStatus::decode(status.details()).ok()?.details;
-    let ours = details
-        .iter()
-        .find(|any| any.type_url.rsplit('/').next() == Some(DETAILS_TYPE))?;
-    let reason = PermissionDeniedDetails::decode(ours.value.as_slice())
-        .ok()?
-        .reason();
+    let reason = detail::<PermissionDeniedDetails>(status, DETAILS_TYPE)?.reason();
     let explanation = match reason {
         Reason::AgentExpired => "the server says that the SVID of this agent has expired",
         Reason::AgentNotAttested => "the server does not know this agent: an operator evicted it",
@@ -109,6 +138,24 @@ fn refusal(status: &Status) -> Option<Refusal> {
         explanation,
         message: status.message().to_owned(),
     })
+}
+
+/// When to come again, where the server sheds load and says so. Of calls that would fail again it means nothing.
+fn retry_after(status: &Status) -> Option<Duration> {
+    if !matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) {
+        return None;
+    }
+    let delay = detail::<RetryInfo>(status, RETRY_TYPE)?.retry_delay?;
+    Some(Duration::try_from(delay).ok()?.min(LONGEST_HINT))
+}
+
+/// The first of a status's details that is of this type.
+fn detail<T: Message + Default>(status: &Status, name: &str) -> Option<T> {
+    let details = RpcStatus::decode(status.details()).ok()?.details;
+    let named = details
+        .iter()
+        .find(|any| any.type_url.rsplit('/').next() == Some(name))?;
+    T::decode(named.value.as_slice()).ok()
 }
 
 /// A status with its causes: a connection that failed says why only there.
@@ -179,6 +226,39 @@ mod tests {
             UpstreamError::from(status),
             UpstreamError::Rejected { .. }
         ));
+    }
+
+    fn hinted(code: Code, seconds: i64) -> UpstreamError {
+        let delay = prost_types::Duration { seconds, nanos: 0 };
+        let info = RetryInfo {
+            retry_delay: Some(delay),
+        };
+        let status = RpcStatus {
+            code: code.into(),
+            message: "later".to_owned(),
+            details: vec![prost_types::Any {
+                type_url: format!("type.googleapis.com/{RETRY_TYPE}"),
+                value: info.encode_to_vec(),
+            }],
+        };
+        Status::with_details(code, "later", status.encode_to_vec().into()).into()
+    }
+
+    #[test]
+    fn a_busy_server_is_left_alone_for_as_long_as_it_says_within_reason() {
+        let told = hinted(Code::ResourceExhausted, 7);
+        assert!(told.is_temporary());
+        assert_eq!(told.retry_after(), Some(Duration::from_secs(7)));
+        assert_eq!(
+            hinted(Code::Unavailable, 1_000_000).retry_after(),
+            Some(LONGEST_HINT)
+        );
+        assert_eq!(hinted(Code::Unavailable, -5).retry_after(), None);
+        assert_eq!(hinted(Code::InvalidArgument, 7).retry_after(), None);
+        assert_eq!(
+            UpstreamError::from(Status::unavailable("away")).retry_after(),
+            None
+        );
     }
 
     #[test]
