@@ -17,13 +17,13 @@ use vouchsafe_runtime::uds::{self, BindError, GuardedListener, PlainListener, So
 use vouchsafe_runtime::{Clock, ExitCode, KeyError, Readiness, TaskFailed, TaskFailures, TaskGroup};
 use vouchsafe_sys::proc_events::ProcEvents;
 use vouchsafe_workload_attestors::{
-    AgentNamespaces, Measurer, ProcessAttestor, ProcessConfig, Reads, UnixAttestor, UnixConfig,
+    AgentNamespaces, MAX_READ_TIME, Measurer, ProcessAttestor, ProcessConfig, Reads, UnixAttestor, UnixConfig,
 };
 
 use crate::admin::{Admin, Pulse};
 use crate::bootstrap::{Bootstrap, BootstrapError};
 use crate::cache::{JwtCache, X509Cache, issuer};
-use crate::caller::{ExecWatch, Gate};
+use crate::caller::{CallPlaces, ExecWatch, Gate, PresenceRule};
 use crate::config::{BadConfig, Config, TokenFileError, read_token};
 use crate::knowledge::KnowledgeBase;
 use crate::node::attest::SERVER_PATH;
@@ -257,6 +257,7 @@ impl App {
             status: Arc::clone(&self.status),
             own: self.own.clone(),
             execs: execs.clone(),
+            gate: Arc::clone(&self.parts.gate),
         };
         let admin = Admin {
             parts: self.parts.clone(),
@@ -359,7 +360,7 @@ fn upstream(
 }
 
 fn gate(config: &Config) -> Result<Gate, AppError> {
-    let reads = Arc::new(Reads::default());
+    let reads = Arc::new(Reads::new(MAX_READ_TIME, config.limits.max_attestations_per_uid));
     let hash_limit_bytes = config.attest.hash_limit.get();
     let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![
         Arc::new(UnixAttestor::new(
@@ -372,5 +373,11 @@ fn gate(config: &Config) -> Result<Gate, AppError> {
         )),
     ];
     let namespaces = AgentNamespaces::of_self().map_err(AppError::Namespaces)?;
-    Ok(Gate::new(Measurer::new(attestors, reads), namespaces))
+    let presence = PresenceRule::new(
+        config.attest.presence_timeout.get(),
+        config.attest.presence_exempt_uids.clone(),
+    );
+    let places = CallPlaces::new(config.limits.max_streams_per_uid);
+    let measurer = Measurer::new(attestors, reads);
+    Ok(Gate::new(measurer, namespaces, presence, places))
 }

@@ -7,18 +7,22 @@
 
 pub mod connection;
 pub mod exec;
+mod places;
+mod presence;
 
 use std::sync::Arc;
 
 use tonic::{Code, Status};
-use vouchsafe_attestors::{Evidence, Process, WorkloadAttestError};
+use vouchsafe_attestors::{Evidence, Process, Reach, WorkloadAttestError};
 use vouchsafe_identity::SelectorSet;
-use vouchsafe_runtime::uds::{Peer, Throttle};
+use vouchsafe_runtime::uds::{Peer, PresenceError, Throttle};
 use vouchsafe_sys::{PidFd, ProcessIdentity, SysError};
 use vouchsafe_workload_attestors::{AgentNamespaces, Fingerprint, Measurer};
 
 pub use connection::{CallerStream, Connection};
 pub use exec::ExecWatch;
+pub use places::{CallPlaces, Place};
+pub use presence::PresenceRule;
 
 /// Why a caller gets no answer.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,20 @@ pub enum CallerError {
     /// The kernel did not say what it was asked.
     #[error("the calling process cannot be held")]
     Kernel(#[source] SysError),
+    /// Nothing shows that the program that was measured is the one that speaks on the connection.
+    #[error(
+        "{0}: use a client that does, or have the operator name this user in `attest.presence_exempt_uids` of the \
+         agent"
+    )]
+    Absent(PresenceError),
+    /// Its user has as many calls open as one may have.
+    #[error(
+        "this user has reached the limit of {max} open calls (`limits.max_streams_per_uid` of the agent): end some first"
+    )]
+    TooManyCalls {
+        /// The limit.
+        max: usize,
+    },
 }
 
 impl From<WorkloadAttestError> for CallerError {
@@ -66,6 +84,8 @@ impl From<CallerError> for Status {
     fn from(error: CallerError) -> Self {
         let code = match error {
             CallerError::Changed => Code::Aborted,
+            CallerError::Absent(PresenceError::NoAnswer { .. }) => Code::FailedPrecondition,
+            CallerError::TooManyCalls { .. } => Code::ResourceExhausted,
             _ => Code::Unavailable,
         };
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
@@ -84,6 +104,8 @@ pub struct Caller {
     pub selectors: SelectorSet,
     /// What must not change until it is answered.
     pub fingerprint: Fingerprint,
+    /// Among the open calls of its user.
+    _place: Place,
 }
 
 impl Caller {
@@ -98,16 +120,25 @@ impl Caller {
 pub struct Gate {
     measurer: Measurer,
     namespaces: AgentNamespaces,
+    presence: PresenceRule,
+    places: Arc<CallPlaces>,
     /// Any user of the host can have itself refused as often as it likes.
     refusals: Throttle,
 }
 
 impl Gate {
     /// A gate that measures with `measurer`, in an agent that lives in `namespaces`.
-    pub fn new(measurer: Measurer, namespaces: AgentNamespaces) -> Self {
+    pub fn new(
+        measurer: Measurer,
+        namespaces: AgentNamespaces,
+        presence: PresenceRule,
+        places: Arc<CallPlaces>,
+    ) -> Self {
         Self {
             measurer,
             namespaces,
+            presence,
+            places,
             refusals: Throttle::new(),
         }
     }
@@ -127,30 +158,42 @@ impl Gate {
     /// [`CallerError`] when it has ended or the kernel does not answer.
     pub async fn process(&self, pidfd: Arc<PidFd>, uid: u32, gid: u32) -> Result<Process, CallerError> {
         let pid = pidfd.pid()?;
-        let (namespaces, held) = (self.namespaces, Arc::clone(&pidfd));
-        let reach = tokio::task::spawn_blocking(move || namespaces.reach_of(&held, pid))
-            .await
-            .map_err(|e| CallerError::UnmeasuredAtFirst(e.to_string()))??;
-        Ok(Process {
+        let mut process = Process {
             pidfd,
             pid,
             uid,
             gid,
-            reach,
-        })
+            reach: Reach::NamespaceOnly {
+                reason: "it was not measured yet".to_owned(),
+            },
+        };
+        process.reach = self.measurer.reach(self.namespaces, &process).await?;
+        Ok(process)
     }
 
-    /// Measures the caller of one call.
+    /// Of whom it is demanded that they answer.
+    pub fn presence(&self) -> &PresenceRule {
+        &self.presence
+    }
+
+    /// Measures the caller of one call, and has it show that it is the one that speaks on the connection: a program
+    /// that was put in the place of the one that wrote the request (by exec, before the first look) cannot. Before
+    /// each answer, [`Gate::check`] compares again.
     ///
     /// # Errors
     /// [`CallerError`]; nobody gets anything then.
     pub async fn measure(&self, connection: &Arc<Connection>) -> Result<Caller, CallerError> {
+        let place = self.places.take(connection.peer.credentials().uid);
+        let place = place.ok_or_else(|| CallerError::TooManyCalls {
+            max: self.places.max_per_uid(),
+        })?;
         let (process, at_first) = connection.first()?;
         let measured = self.measurer.measure(process).await?;
         if measured.fingerprint != *at_first {
             connection.condemn();
             return Err(CallerError::Changed);
         }
+        self.presence.demand(connection).await?;
         if !connection.peer.is_alive() {
             return Err(CallerError::Gone);
         }
@@ -159,6 +202,7 @@ impl Gate {
             selectors: measured.evidence.selectors(),
             evidence: measured.evidence,
             fingerprint: measured.fingerprint,
+            _place: place,
         })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The file is TOML; unknown keys are refused by the loader, and what the keys mean together by [`Config::check`].
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +18,11 @@ use vouchsafe_runtime::{ByteSize, Span};
 pub const MIN_SYNC_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest time between two questions: above it, a removed entry would be served for too long.
 pub const MAX_SYNC_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Shortest time that a caller may have to answer: below it, a busy machine would shut callers out.
+pub const MIN_PRESENCE_TIMEOUT: Duration = Duration::from_millis(100);
+/// Longest time: callers that do not answer would hold their calls for too long.
+pub const MAX_PRESENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The whole configuration file.
 #[derive(Debug, Deserialize)]
@@ -51,7 +57,7 @@ pub struct Config {
     /// What is kept in memory.
     #[serde(default)]
     pub cache: CacheConfig,
-    /// What is measured of processes.
+    /// What is measured and demanded of processes.
     #[serde(default)]
     pub attest: AttestConfig,
     /// How much callers may ask for.
@@ -99,18 +105,25 @@ impl Default for CacheConfig {
     }
 }
 
-/// What is measured of processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// What is measured and demanded of processes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AttestConfig {
     /// Largest executable or script that is hashed; of a larger one the hash alone is withheld.
     pub hash_limit: ByteSize,
+    /// How long a caller has to answer the PING by which it proves that it still speaks on its connection.
+    pub presence_timeout: Span,
+    /// Users whose processes need not answer. Insecure: whoever shares a connection with one of their programs can have
+    /// its identity.
+    pub presence_exempt_uids: BTreeSet<u32>,
 }
 
 impl Default for AttestConfig {
     fn default() -> Self {
         Self {
             hash_limit: ByteSize::bytes(vouchsafe_workload_attestors::DEFAULT_HASH_LIMIT_BYTES),
+            presence_timeout: Span::new(Duration::from_secs(2)),
+            presence_exempt_uids: BTreeSet::new(),
         }
     }
 }
@@ -125,6 +138,10 @@ pub struct Limits {
     pub max_connections_per_uid: usize,
     /// Calls at once on one connection.
     pub max_streams_per_connection: u32,
+    /// Calls at once of each user, on all its connections.
+    pub max_streams_per_uid: usize,
+    /// Measurements of processes of each user that are under way at once; more of them wait.
+    pub max_attestations_per_uid: usize,
     /// Size of a request; JWT-SVIDs to validate are the largest.
     pub max_request: ByteSize,
 }
@@ -136,6 +153,8 @@ impl Default for Limits {
             max_connections: connections.max_connections,
             max_connections_per_uid: connections.max_connections_per_uid,
             max_streams_per_connection: 100,
+            max_streams_per_uid: 2048,
+            max_attestations_per_uid: vouchsafe_workload_attestors::DEFAULT_READS_PER_UID,
             max_request: ByteSize::bytes(64 * 1024),
         }
     }
@@ -177,6 +196,16 @@ pub enum BadConfig {
         /// The most.
         most: Span,
     },
+    /// The time to answer is out of its range.
+    #[error("`attest.presence_timeout` of {value} is not between {least} and {most}")]
+    PresenceTimeout {
+        /// The value.
+        value: Span,
+        /// The least.
+        least: Span,
+        /// The most.
+        most: Span,
+    },
     /// A limit of zero would let nobody in.
     #[error("`{0}` is 0: nothing could be served")]
     Zero(&'static str),
@@ -209,6 +238,14 @@ impl Config {
                 most: Span::new(MAX_SYNC_INTERVAL),
             });
         }
+        let timeout = self.attest.presence_timeout;
+        if !(MIN_PRESENCE_TIMEOUT..=MAX_PRESENCE_TIMEOUT).contains(&timeout.get()) {
+            return Err(BadConfig::PresenceTimeout {
+                value: timeout,
+                least: Span::new(MIN_PRESENCE_TIMEOUT),
+                most: Span::new(MAX_PRESENCE_TIMEOUT),
+            });
+        }
         for (key, zero) in [
             ("cache.x509_svids", self.cache.x509_svids == 0),
             ("cache.jwt_svids", self.cache.jwt_svids == 0),
@@ -220,6 +257,11 @@ impl Config {
             (
                 "limits.max_streams_per_connection",
                 self.limits.max_streams_per_connection == 0,
+            ),
+            ("limits.max_streams_per_uid", self.limits.max_streams_per_uid == 0),
+            (
+                "limits.max_attestations_per_uid",
+                self.limits.max_attestations_per_uid == 0,
             ),
             ("limits.max_request", self.limits.max_request.get() == 0),
         ] {

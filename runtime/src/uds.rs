@@ -9,6 +9,7 @@ mod listener;
 mod mended;
 mod peer;
 pub mod plain;
+mod presence;
 mod throttle;
 
 pub use guarded::{GuardError, GuardedListener, GuardedStream};
@@ -16,4 +17,5 @@ pub use limits::ConnectionLimits;
 pub use listener::{BindError, Listener, MAX_PATH_BYTES, SocketConfig, bind};
 pub use peer::{Peer, PlainPeer};
 pub use plain::{PlainListener, PlainStream};
+pub use presence::{Presence, PresenceError};
 pub use throttle::Throttle;

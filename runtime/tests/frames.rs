@@ -1,7 +1,9 @@
-//! Property tests of the frame reader, on the invariants that the fuzz target checks too.
+//! Property tests of the frame reader and of the frame writer, on the invariants that the fuzz targets check too.
 
 #[path = "invariants/frames.rs"]
 mod invariants;
+#[path = "invariants/writer.rs"]
+mod writer;
 
 use proptest::prelude::*;
 
@@ -39,5 +41,13 @@ proptest! {
         cuts in proptest::collection::vec(0..30_u8, 0..8),
     ) {
         invariants::check(&frames.concat(), &cuts);
+    }
+
+    #[test]
+    fn frames_that_are_put_among_the_servers_leave_them_whole(
+        random in proptest::collection::vec(any::<u8>(), 0..600),
+        cuts in proptest::collection::vec(any::<u8>(), 0..20),
+    ) {
+        writer::check(&writer::frames(&random), &cuts);
     }
 }

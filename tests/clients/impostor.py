@@ -6,84 +6,11 @@ ended), `silent` (nothing within the deadline). Modes that hold a stream print `
 """
 
 import os
+import signal
 import socket
-import struct
 import sys
 
-DEADLINE_SECONDS = 20
-NOBODY = 65534
-DATA, HEADERS, SETTINGS = 0, 1, 4
-END_STREAM = 1
-
-
-def frame(kind, flags, stream, payload=b""):
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-
-
-def text(value):
-    return bytes([len(value)]) + value
-
-
-OPENING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0)
-
-
-def field(name, value):
-    return b"\x00" + text(name) + text(value)
-
-
-CALL = frame(
-    HEADERS,
-    4,
-    1,
-    b"\x83\x86\x04"
-    + text(b"/SpiffeWorkloadAPI/FetchX509SVID")
-    + b"\x41"
-    + text(b"localhost")
-    + b"\x0f\x10"
-    + text(b"application/grpc")
-    + field(b"te", b"trailers")
-    + field(b"workload.spiffe.io", b"true"),
-) + frame(DATA, END_STREAM, 1, b"\0\0\0\0\0")
-
-
-def timed(connection):
-    connection.settimeout(DEADLINE_SECONDS)
-    return connection
-
-
-def connect(path):
-    connection = timed(socket.socket(socket.AF_UNIX))
-    connection.connect(path)
-    return connection
-
-
-def exactly(connection, count):
-    received = b""
-    while len(received) < count:
-        more = connection.recv(count - len(received))
-        if not more:
-            raise ConnectionResetError
-        received += more
-    return received
-
-
-def next_frame(connection):
-    head = exactly(connection, 9)
-    return head[3], head[4], exactly(connection, int.from_bytes(head[:3], "big"))
-
-
-def outcome(connection):
-    try:
-        while True:
-            kind, flags, payload = next_frame(connection)
-            if kind == DATA and len(payload) > 100:
-                return "svid"
-            if kind == HEADERS and flags & END_STREAM:
-                return "refused"
-    except TimeoutError:
-        return "silent"
-    except OSError:
-        return "cut"
+from raw import CALL, DEADLINE_SECONDS, OPENING, begin, connect, drop_user, outcome, timed
 
 
 def tell(word):
@@ -99,13 +26,6 @@ def ask(connection, data=CALL):
     except OSError:
         pass
     tell(outcome(connection))
-
-
-def begin(connection):
-    """Waits until the agent has begun to serve the connection: it has sent its SETTINGS."""
-    connection.sendall(OPENING)
-    next_frame(connection)
-    return connection
 
 
 def become(mode, connection):
@@ -126,6 +46,31 @@ def own(path):
     ask(connect(path), OPENING + CALL)
 
 
+def deaf(path):
+    """Asks for itself, and answers no PING."""
+    connection = connect(path)
+    connection.sendall(OPENING + CALL)
+    tell(outcome(connection, answers=False))
+
+
+def queued(path, program, rounds):
+    """A child connects, asks, and becomes `program`, all before its connection is accepted; this process, which shares
+    the socket, reads the answer, and every second time answers what the agent asks. Tells when the agent may go on."""
+    for number in range(int(rounds)):
+        connection = timed(socket.socket(socket.AF_UNIX))
+        right_one = os.fork()
+        if right_one == 0:
+            connection.connect(path)
+            connection.sendall(OPENING + CALL)
+            os.execv(program, [program, str(DEADLINE_SECONDS)])
+        while os.readlink(f"/proc/{right_one}/exe") != os.path.realpath(program):
+            pass
+        tell("queued")
+        tell(outcome(connection, answers=number % 2 == 0))
+        os.kill(right_one, signal.SIGKILL)
+        os.waitpid(right_one, 0)
+
+
 def child(path):
     connection = begin(connect(path))
     in_child(lambda: ask(connection))
@@ -138,9 +83,7 @@ def passed(path):
     def another_user():
         connection.close()
         here.close()
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        drop_user()
         _, descriptors, _, _ = socket.recv_fds(there, 1, 1)
         ask(timed(socket.socket(fileno=descriptors[0])))
 
@@ -194,9 +137,7 @@ def ask_then_exec(path, program):
 def drop_then_ask(path):
     """Changes its user between connecting and asking."""
     connection = begin(connect(path))
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+    drop_user()
     ask(connection)
 
 

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+use std::io::BufRead;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -14,6 +15,7 @@ use tokio::time::timeout;
 use vouchsafe_tests::daemons::own_uid;
 use vouchsafe_tests::needs::Need;
 use vouchsafe_tests::node::Node;
+use vouchsafe_tests::upstream::TOKEN;
 use vouchsafe_tests::wait::{DEADLINE, until};
 use vouchsafe_tests::{repository, require};
 
@@ -27,7 +29,14 @@ fn sleeper() -> PathBuf {
 
 /// A node whose one entry has these selectors, and knows it.
 async fn node(selectors: &[&str]) -> Node {
-    let node = Node::start().await.unwrap();
+    node_with("", selectors).await
+}
+
+/// The same, with further lines of configuration.
+async fn node_with(more: &str, selectors: &[&str]) -> Node {
+    let mut node = Node::down(more).await.unwrap();
+    node.run(Some(TOKEN)).await.unwrap();
+    node.healthy().await.unwrap();
     node.upstream.put_entry("victim", selectors, |_| {});
     until("the agent knows the entry", async || {
         let health = node.health().await.ok()?;
@@ -115,6 +124,61 @@ async fn a_connector_that_asks_and_becomes_the_right_program_gets_nothing() {
         let said = try_as(&node, "ask_then_exec", &[&sleeper]).await;
         assert!(said == ["cut"] || said == ["refused"], "{said:?}");
     }
+}
+
+/// The same where the connector has become the right program before the agent first looks at it: then all that is
+/// measured is right. Without the presence proof (`Gate::measure`) the answer goes to whoever shares the socket, every
+/// time. The agent lives in this thread: while the thread waits, no connection is accepted.
+#[tokio::test]
+async fn a_connector_that_became_the_right_program_before_it_was_accepted_gets_nothing() {
+    let sleeper = sleeper().display().to_string();
+    let node = node(&[&own_uid(), &format!("unix:path:{sleeper}")]).await;
+    let mut client = std::process::Command::new("python3")
+        .arg(repository().join("tests/clients/impostor.py"))
+        .arg("queued")
+        .arg(node.workload_socket())
+        .args([sleeper, RACES.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(client.stdout.take().unwrap()).lines();
+    for _ in 0..RACES {
+        assert_eq!(lines.next().unwrap().unwrap(), "queued");
+        let outcome = tokio::task::spawn_blocking(move || (lines.next(), lines));
+        let (said, rest) = timeout(DEADLINE, outcome).await.unwrap().unwrap();
+        lines = rest;
+        // Whoever answers in the other one's place is cut off; whoever does not is refused.
+        let said = said.unwrap().unwrap();
+        assert!(said == "cut" || said == "refused", "{said}");
+    }
+    assert!(client.wait().unwrap().success());
+}
+
+/// Without the wait for the answer (`Presence::prove`) nothing would show that the program knows its connection.
+#[tokio::test]
+async fn a_client_that_answers_no_ping_is_refused_unless_its_user_is_exempt() {
+    let node = node_with("[attest]\npresence_timeout = \"100ms\"", &[&own_uid()]).await;
+    assert_eq!(try_as(&node, "deaf", &[]).await, ["refused"]);
+    assert_eq!(try_as(&node, "own", &[]).await, ["svid"]);
+
+    let uid = nix::unistd::geteuid();
+    let exempt = format!("[attest]\npresence_timeout = \"100ms\"\npresence_exempt_uids = [{uid}]");
+    let node = node_with(&exempt, &[&own_uid()]).await;
+    assert_eq!(try_as(&node, "deaf", &[]).await, ["svid"]);
+    let health = node.health().await.unwrap();
+    let presence = health.parts.iter().find(|part| part.name == "presence").unwrap();
+    for telling in ["insecure", &uid.to_string(), "1 calls"] {
+        assert!(presence.detail.contains(telling), "{}", presence.detail);
+    }
+}
+
+/// Another user's exemption is none of one's own.
+#[tokio::test]
+async fn an_exemption_counts_for_its_user_alone() {
+    let uid = nix::unistd::geteuid().as_raw() + 1;
+    let more = format!("[attest]\npresence_timeout = \"100ms\"\npresence_exempt_uids = [{uid}]");
+    let node = node_with(&more, &[&own_uid()]).await;
+    assert_eq!(try_as(&node, "deaf", &[]).await, ["refused"]);
 }
 
 /// Without the comparison of credentials a process keeps what its former user was given.

@@ -8,8 +8,8 @@ use vouchsafe_proto::vouchsafe::agent::v1 as api;
 use vouchsafe_proto::vouchsafe::types::v1::{HealthPart, HealthStatus};
 
 use super::count;
-use crate::caller::ExecWatch;
 use crate::caller::exec::Mode;
+use crate::caller::{ExecWatch, Gate};
 use crate::knowledge::Knowledge;
 use crate::node::OwnSvid;
 use crate::render;
@@ -24,13 +24,20 @@ pub struct Pulse {
     pub own: watch::Receiver<Option<Arc<OwnSvid>>>,
     /// How execs come to be known.
     pub execs: ExecWatch,
+    /// Who is exempt from the presence proof.
+    pub gate: Arc<Gate>,
 }
 
 impl Pulse {
     /// The whole.
     pub fn health(&self, known: &Knowledge, cached_svids: usize, now: OffsetDateTime) -> api::HealthResponse {
         let own = self.own.borrow().clone();
-        let parts = vec![identity(own.as_deref(), now), self.sync(known), self.watch()];
+        let parts = vec![
+            identity(own.as_deref(), now),
+            self.sync(known),
+            self.watch(),
+            self.presence(),
+        ];
         let worst = parts
             .iter()
             .map(HealthPart::status)
@@ -75,6 +82,22 @@ impl Pulse {
             }
         };
         part("exec_watch", HealthStatus::Serving, detail)
+    }
+
+    /// An exemption is the operator's decision, and is told as long as it stands.
+    fn presence(&self) -> HealthPart {
+        let rule = self.gate.presence();
+        let exempt: Vec<String> = rule.exempt_uids().iter().map(u32::to_string).collect();
+        let detail = match exempt.is_empty() {
+            true => String::new(),
+            false => format!(
+                "insecure: uids {} are exempt from the presence proof (`attest.presence_exempt_uids`); {} calls were \
+                 served without it",
+                exempt.join(", "),
+                rule.exempted()
+            ),
+        };
+        part("presence", HealthStatus::Serving, detail)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use tonic::transport::server::Connected;
 use vouchsafe_attestors::Process;
 use vouchsafe_runtime::TaskGroup;
-use vouchsafe_runtime::uds::{GuardedListener, GuardedStream, Peer};
+use vouchsafe_runtime::uds::{GuardedListener, GuardedStream, Peer, Presence};
 use vouchsafe_workload_attestors::Fingerprint;
 
 use super::{CallerError, ExecWatch, Gate};
@@ -27,6 +27,7 @@ const WAITING: usize = 64;
 pub struct Connection {
     /// The process that connected.
     pub peer: Arc<Peer>,
+    pub(super) presence: Arc<Presence>,
     first: Result<(Process, Fingerprint), String>,
     condemned: CancellationToken,
 }
@@ -85,6 +86,7 @@ async fn admit(stream: GuardedStream, gate: &Gate, execs: &ExecWatch) -> Option<
     };
     let connection = Arc::new(Connection {
         peer,
+        presence: Arc::clone(stream.presence()),
         first,
         condemned: CancellationToken::new(),
     });

@@ -1,4 +1,5 @@
-//! When to look at a process again: the kernel tells of each exec, where it does; elsewhere every second.
+//! When to look at a process again: the kernel tells of each exec and each change of ids, where it does; elsewhere
+//! every second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +21,7 @@ pub enum Mode {
     Looking(String),
 }
 
-/// Tells of processes that may have executed another program. Cheap to clone.
+/// Tells of processes that may have executed another program or changed their user. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ExecWatch(Arc<Inner>);
 
@@ -76,7 +77,7 @@ impl ExecWatch {
             };
             loop {
                 match events.get().next() {
-                    Ok(Some(ProcEvent::Exec { pid })) => self.suspect(pid),
+                    Ok(Some(ProcEvent::Exec { pid } | ProcEvent::Credentials { pid })) => self.suspect(pid),
                     Ok(Some(_other)) => {}
                     Ok(None) => break,
                     Err(ProcEventsError::Lost) => self.suspect_all(),

@@ -43,6 +43,14 @@ fn mistakes_are_named() {
         ("admin_socket = \"/run/x/agent.sock\"\n", "must not be open"),
         ("cache.x509_svids = 0\n", "`cache.x509_svids` is 0"),
         ("limits.max_streams = 1\n", "limits.max_streams"),
+        (
+            "attest.presence_timeout = \"1h\"\n",
+            "`attest.presence_timeout` of 1h",
+        ),
+        (
+            "attest.presence_exempt_uids = [\"nobody\"]\n",
+            "attest.presence_exempt_uids",
+        ),
     ] {
         let refused = checked(more).unwrap_err();
         assert!(refused.contains(part), "{more}: {refused}");

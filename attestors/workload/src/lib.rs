@@ -19,5 +19,5 @@ mod unix;
 pub use digest::DEFAULT_HASH_LIMIT_BYTES;
 pub use measure::{AgentNamespaces, Fingerprint, Measurement, Measurer};
 pub use process::{ProcessAttestor, ProcessConfig};
-pub use reads::{MAX_READ_TIME, Reads};
+pub use reads::{DEFAULT_READS_PER_UID, MAX_READ_TIME, Reads};
 pub use unix::{UnixAttestor, UnixConfig};

@@ -83,6 +83,20 @@ impl Measurer {
         })
     }
 
+    /// How much of the process may be measured by an agent that lives in `namespaces`.
+    ///
+    /// # Errors
+    /// As [`AgentNamespaces::reach_of`], and `TimedOut`.
+    pub async fn reach(
+        &self,
+        namespaces: AgentNamespaces,
+        process: &Process,
+    ) -> Result<Reach, WorkloadAttestError> {
+        let (pidfd, pid) = (Arc::clone(&process.pidfd), process.pid);
+        let read = move || namespaces.reach_of(&pidfd, pid);
+        self.reads.run(process, "the namespaces", read).await
+    }
+
     /// The fingerprint of the process as it is now: dear things are not read for it, so that it can be
     /// taken before every answer.
     ///

@@ -14,8 +14,8 @@ use vouchsafe_attestors::{Process, WorkloadAttestError};
 /// The longest that one attestor may take for one process; waiting for a place counts.
 pub const MAX_READ_TIME: Duration = Duration::from_secs(10);
 
-/// Measurements of one uid's processes that may be under way at once.
-const READS_PER_UID: usize = 8;
+/// Measurements of one uid's processes that may be under way at once, unless the config says otherwise.
+pub const DEFAULT_READS_PER_UID: usize = 8;
 
 /// Uids whose places are remembered before those that nobody uses are forgotten.
 const UIDS_BEFORE_SWEEP: usize = 256;
@@ -24,21 +24,23 @@ const UIDS_BEFORE_SWEEP: usize = 256;
 #[derive(Debug)]
 pub struct Reads {
     limit: Duration,
+    per_uid: usize,
     places: Mutex<HashMap<u32, Weak<Semaphore>>>,
 }
 
 impl Default for Reads {
     fn default() -> Self {
-        Self::new(MAX_READ_TIME)
+        Self::new(MAX_READ_TIME, DEFAULT_READS_PER_UID)
     }
 }
 
 impl Reads {
-    /// Reads that are given up after `limit`.
+    /// Reads that are given up after `limit`, so many at once for each uid.
     #[must_use]
-    pub fn new(limit: Duration) -> Self {
+    pub fn new(limit: Duration, per_uid: usize) -> Self {
         Self {
             limit,
+            per_uid,
             places: Mutex::default(),
         }
     }
@@ -90,7 +92,7 @@ impl Reads {
         if places.len() >= UIDS_BEFORE_SWEEP {
             places.retain(|_, held| held.strong_count() > 0);
         }
-        let fresh = Arc::new(Semaphore::new(READS_PER_UID));
+        let fresh = Arc::new(Semaphore::new(self.per_uid));
         places.insert(uid, Arc::downgrade(&fresh));
         fresh
     }
@@ -119,9 +121,9 @@ mod tests {
 
     #[tokio::test]
     async fn reads_that_hang_cost_only_their_own_uid() {
-        let reads = Reads::new(Duration::from_millis(50));
+        let reads = Reads::new(Duration::from_millis(50), 3);
         let mut held = Vec::new();
-        for _ in 0..READS_PER_UID {
+        for _ in 0..3 {
             let (release, wait) = mpsc::channel::<()>();
             held.push(release);
             let process = process_of(1);
@@ -136,6 +138,7 @@ mod tests {
         // Only the deadline of this machine's load stands between another uid and its answer.
         let patient = Reads {
             limit: Duration::from_secs(30),
+            per_uid: 3,
             places: Mutex::new(reads.places.lock().unwrap().clone()),
         };
         assert!(patient.run(&process_of(2), "a test", || Ok(())).await.is_ok());

@@ -1,16 +1,18 @@
 //! A reader of HTTP/2 frames beneath the gRPC server, for unix sockets. It mends `:authority`: many gRPC
 //! libraries put the socket's path there (`tmp%2Fx%2Fagent.sock`), which hyper's HTTP/2 refuses.
-//! Sans-IO: bytes in, as many bytes out, in the same frames. It knows frame boundaries of what comes in, so
-//! the presence PING of DESIGN §5.4 has its place here: its answer is to be swallowed in `begin_frame`.
+//! Sans-IO: bytes in, as many bytes out, in the same frames, but for answers to PINGs that are claimed (those
+//! of the presence proof, DESIGN §5.4). `writer` follows the frames that go the other way.
 //! Clauses are of RFC 9113 (HTTP/2) and RFC 7541 (HPACK).
 
 mod hpack;
 mod huffman;
+mod writer;
 
 use std::ops::Range;
 
 pub use hpack::HpackError;
 use hpack::Names;
+pub use writer::FrameWriter;
 
 /// Largest payload of a frame, in bytes (RFC 9113 §4.2: the initial SETTINGS_MAX_FRAME_SIZE, which our
 /// servers do not raise).
@@ -29,10 +31,18 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD_BYTES: usize = 9;
 
 const HEADERS: u8 = 0x1;
+const PING: u8 = 0x6;
 const CONTINUATION: u8 = 0x9;
+const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
+
+/// Bytes that a PING carries (RFC 9113 §6.7).
+pub const PING_BYTES: usize = 8;
+
+/// What a PING carries and its answer repeats.
+pub type PingPayload = [u8; PING_BYTES];
 
 /// Bytes that PRIORITY puts before a header block (RFC 9113 §6.2).
 const PRIORITY_BYTES: usize = 5;
@@ -96,6 +106,10 @@ enum State {
         left: usize,
         head: Head,
     },
+    /// The payload of an answer to a PING, held.
+    Answer {
+        left: usize,
+    },
     Failed(FrameError),
 }
 
@@ -146,9 +160,22 @@ impl FrameReader {
     ///
     /// # Errors
     /// The connection must end; the same error comes for ever after.
-    pub fn push(&mut self, mut input: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
+    pub fn push(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
+        self.push_claiming(input, out, &mut |_| false)
+    }
+
+    /// The same; `claim` is asked about each whole answer to a PING, and those that it claims do not go on.
+    ///
+    /// # Errors
+    /// As [`FrameReader::push`].
+    pub fn push_claiming(
+        &mut self,
+        mut input: &[u8],
+        out: &mut Vec<u8>,
+        claim: &mut dyn FnMut(&PingPayload) -> bool,
+    ) -> Result<(), FrameError> {
         while !input.is_empty() {
-            let step = self.step(input, out);
+            let step = self.step(input, out, claim);
             match step {
                 Ok(rest) => input = rest,
                 Err(error) => self.state = State::Failed(error),
@@ -162,7 +189,12 @@ impl FrameReader {
     }
 
     /// Takes what the current state wants of `input`, and returns the rest.
-    fn step<'a>(&mut self, input: &'a [u8], out: &mut Vec<u8>) -> Result<&'a [u8], FrameError> {
+    fn step<'a>(
+        &mut self,
+        input: &'a [u8],
+        out: &mut Vec<u8>,
+        claim: &mut dyn FnMut(&PingPayload) -> bool,
+    ) -> Result<&'a [u8], FrameError> {
         match self.state {
             State::Failed(error) => Err(error),
             State::Preface { seen } => {
@@ -209,7 +241,27 @@ impl FrameReader {
                 }
                 Ok(rest)
             }
+            State::Answer { left } => {
+                let (taken, rest) = take(input, left);
+                self.held.extend_from_slice(taken);
+                let left = left - taken.len();
+                self.state = State::Answer { left };
+                if left == 0 {
+                    self.end_answer(out, claim);
+                }
+                Ok(rest)
+            }
         }
+    }
+
+    /// An answer to a PING is whole: it is claimed, or goes on.
+    fn end_answer(&mut self, out: &mut Vec<u8>, claim: &mut dyn FnMut(&PingPayload) -> bool) {
+        let payload = self.held.get(HEAD_BYTES..).and_then(<[u8]>::first_chunk);
+        if !payload.is_some_and(claim) {
+            out.extend_from_slice(&self.held);
+        }
+        self.held = Vec::new();
+        self.state = State::Head;
     }
 
     /// Decides by a frame's head what becomes of it.
@@ -236,6 +288,10 @@ impl FrameReader {
                     continuations: 0,
                     fragments: Vec::with_capacity(1),
                 });
+            }
+            (None, PING) if head.is_answer() => {
+                self.state = State::Answer { left: PING_BYTES };
+                return Ok(());
             }
             (None, _) => {
                 out.append(&mut self.held);
@@ -287,6 +343,11 @@ impl Head {
             // The highest bit is reserved.
             stream: u32::from_be_bytes(stream) & 0x7fff_ffff,
         }
+    }
+
+    /// Whether it is the whole and right head of an answer to a PING; others are for the HTTP/2 server to refuse.
+    fn is_answer(&self) -> bool {
+        self.flags & ACK != 0 && self.stream == 0 && self.len == PING_BYTES
     }
 
     /// Where the piece of the header block stands in the payload.

@@ -2,8 +2,8 @@
 //! be passed to others: who wrote each chunk, the kernel says (DESIGN §5.4). A chunk from anyone else ends
 //! the connection before a byte of it reaches HTTP/2. Who merely reads a socket it inherited is not noticed.
 
-use std::io;
-use std::os::fd::BorrowedFd;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 use tonic::transport::server::Connected;
@@ -18,13 +19,13 @@ use vouchsafe_sys::{
     Received, SysError, pass_credentials, pass_pidfd, peer_credentials, receive_with_sender,
 };
 
-use super::frames::FrameError;
+use super::frames::{FrameError, PingPayload};
 use super::limits::{LimitError, Limiter, Permit};
 use super::listener::bind_with;
 use super::mended::{CHUNK_BYTES, Mended};
 use super::peer::PeerError;
 use super::throttle::Throttle;
-use super::{BindError, ConnectionLimits, Listener, Peer, SocketConfig};
+use super::{BindError, ConnectionLimits, Listener, Peer, Presence, SocketConfig};
 
 /// How long accepting rests where the process has no descriptor left.
 pub(super) const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -76,7 +77,8 @@ pub struct GuardedListener {
 /// One guarded connection.
 #[derive(Debug)]
 pub struct GuardedStream {
-    inner: UnixStream,
+    inner: Arc<UnixStream>,
+    presence: Arc<Presence>,
     peer: Arc<Peer>,
     mended: Mended,
     ended: Option<GuardError>,
@@ -140,8 +142,10 @@ impl GuardedListener {
         let credentials = peer_credentials(&stream).map_err(Refused::Credentials)?;
         let permit = self.limiter.admit(credentials.uid)?;
         let peer = Arc::new(Peer::of(&stream, credentials)?);
+        let inner = Arc::new(stream);
         Ok(GuardedStream {
-            inner: stream,
+            presence: Arc::new(Presence::new(Arc::clone(&inner))),
+            inner,
             peer,
             mended: Mended::default(),
             ended: None,
@@ -192,12 +196,18 @@ impl GuardedStream {
         &self.peer
     }
 
+    /// By which the process that connected can be asked to answer, while the connection is read.
+    #[must_use]
+    pub fn presence(&self) -> &Arc<Presence> {
+        &self.presence
+    }
+
     fn poll_receive(&self, cx: &mut Context<'_>, chunk: &mut [u8]) -> Poll<io::Result<Received>> {
         loop {
             ready!(self.inner.poll_read_ready(cx))?;
             let received = self
                 .inner
-                .try_io(Interest::READABLE, || receive_with_sender(&self.inner, chunk));
+                .try_io(Interest::READABLE, || receive_with_sender(&*self.inner, chunk));
             match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return Poll::Ready(other),
@@ -276,8 +286,12 @@ impl AsyncRead for GuardedStream {
                 return Poll::Ready(Ok(()));
             }
             let bytes = chunk.get(..received.len).unwrap_or_default();
-            let taken = this.check_sender(&received);
-            if let Err(error) = taken.and_then(|()| this.mended.push(bytes).map_err(GuardError::from)) {
+            let taken = this.check_sender(&received).and_then(|()| {
+                // Only what the connector wrote can prove that it is there.
+                let claim = |answer: &PingPayload| this.presence.claim(answer);
+                this.mended.push_claiming(bytes, claim).map_err(GuardError::from)
+            });
+            if let Err(error) = taken {
                 this.end(error);
             }
         }
@@ -286,31 +300,29 @@ impl AsyncRead for GuardedStream {
 
 impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.check_open()?;
-        Pin::new(&mut this.inner).poll_write(cx, bytes)
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
+        parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.check_open()?;
-        Pin::new(&mut this.inner).poll_write_vectored(cx, parts)
+        self.check_open()?;
+        self.presence.poll_write(cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A socket keeps nothing back.
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(shutdown(self.inner.as_raw_fd(), Shutdown::Write).map_err(io::Error::from))
     }
 }
 

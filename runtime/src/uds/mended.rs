@@ -2,7 +2,7 @@
 
 use tokio::io::ReadBuf;
 
-use super::frames::{FrameError, FrameReader};
+use super::frames::{FrameError, FrameReader, PingPayload};
 
 /// Most bytes taken from a socket at a time.
 pub(super) const CHUNK_BYTES: usize = 8 * 1024;
@@ -19,6 +19,15 @@ impl Mended {
     /// Takes in one chunk. What it holds before an error is still given on.
     pub(super) fn push(&mut self, chunk: &[u8]) -> Result<(), FrameError> {
         self.frames.push(chunk, &mut self.ready)
+    }
+
+    /// The same; answers to PINGs that are claimed are not given on.
+    pub(super) fn push_claiming(
+        &mut self,
+        chunk: &[u8],
+        mut claim: impl FnMut(&PingPayload) -> bool,
+    ) -> Result<(), FrameError> {
+        self.frames.push_claiming(chunk, &mut self.ready, &mut claim)
     }
 
     /// Gives on what fits; whether that was anything.

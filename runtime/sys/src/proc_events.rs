@@ -1,4 +1,4 @@
-//! The kernel's process connector: tells of every exec and exit on the machine.
+//! The kernel's process connector: tells of every exec, exit and change of ids on the machine.
 //! Works in the initial PID namespace only; elsewhere the kernel stays silent and `listen` says so.
 //! Facts: `linux/cn_proc.h`, `linux/connector.h`, `linux/netlink.h`.
 
@@ -70,12 +70,17 @@ pub enum ProcEvent {
         /// Its process id.
         pid: i32,
     },
+    /// A thread of the process has another user or group id now.
+    Credentials {
+        /// Its process id.
+        pid: i32,
+    },
     /// The process's first thread has ended.
     Exit {
         /// Its process id.
         pid: i32,
     },
-    /// Anything else: forks, threads, changes of ids or names.
+    /// Anything else: forks, threads, changes of names.
     Other,
 }
 
@@ -229,6 +234,7 @@ impl Message {
         let pid = self.second.cast_signed();
         match self.what {
             libc::PROC_EVENT_EXEC => ProcEvent::Exec { pid },
+            libc::PROC_EVENT_UID | libc::PROC_EVENT_GID => ProcEvent::Credentials { pid },
             libc::PROC_EVENT_EXIT if self.first == self.second => ProcEvent::Exit { pid },
             _ => ProcEvent::Other,
         }
@@ -321,6 +327,14 @@ mod tests {
             ProcEvent::Exec { pid: 5 }
         );
         assert_eq!(event(&message(libc::PROC_EVENT_FORK, 5, 5)), ProcEvent::Other);
+    }
+
+    #[test]
+    fn a_thread_that_changes_its_ids_is_told_by_its_process() {
+        for what in [libc::PROC_EVENT_UID, libc::PROC_EVENT_GID] {
+            let event = Message::parse(&message(what, 9, 5)).unwrap().event();
+            assert_eq!(event, ProcEvent::Credentials { pid: 5 });
+        }
     }
 
     #[test]

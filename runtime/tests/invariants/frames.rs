@@ -1,7 +1,7 @@
 //! What holds of the frame reader whatever a client sends. Shared by the property tests of this package and
 //! by the fuzz target under `tests/fuzz`.
 
-use vouchsafe_runtime::uds::frames::{FrameError, FrameReader};
+use vouchsafe_runtime::uds::frames::{FrameError, FrameReader, FrameWriter};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -10,6 +10,34 @@ pub(crate) fn check(input: &[u8], cuts: &[u8]) {
     check_bytes(input, cuts);
     // Few random inputs begin as HTTP/2 does: let them get beyond that as well.
     check_bytes(&[PREFACE, input].concat(), cuts);
+    check_claims(input, cuts);
+}
+
+/// An answer to a PING is seen once and does not go on where it is claimed, wherever it is cut; all others go on.
+fn check_claims(input: &[u8], cuts: &[u8]) {
+    let mut wanted = [0; 8];
+    for (to, from) in wanted.iter_mut().zip(input) {
+        *to = *from;
+    }
+    let other = wanted.map(|byte| !byte);
+    let answers = [other, wanted, other].map(|payload| FrameWriter::ping_answer(&payload));
+    let (mut reader, mut out, mut claimed) = (FrameReader::new(), Vec::new(), 0);
+    let wire = [PREFACE, &answers.concat()].concat();
+    for chunk in chunks(&wire, cuts) {
+        let mut claim = |payload: &[u8; 8]| {
+            claimed += usize::from(*payload == wanted);
+            *payload == wanted
+        };
+        let read = reader.push_claiming(chunk, &mut out, &mut claim);
+        assert_eq!(read, Ok(()));
+    }
+    assert_eq!(claimed, 1);
+    let [first, _, last] = &answers;
+    assert_eq!(
+        out,
+        [PREFACE, first, last].concat(),
+        "what is not claimed goes on"
+    );
 }
 
 fn check_bytes(input: &[u8], cuts: &[u8]) {
