@@ -1,7 +1,7 @@
 # The commands of this project. `make help` lists them.
 # Everything that is installed for tests and the demo goes to .deps/, which git ignores.
 
-.PHONY: help deps build test sabotage check demo clean
+.PHONY: help deps build test torture sabotage check demo clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -14,6 +14,14 @@ build: ## build the three binaries
 
 test: deps ## run every test that can run on this machine
 	@tools/test
+
+# Losses of power, kills, and the seed of both (a new one each time if it is empty): make torture KILLS=1000 SEED=7
+KILLS ?= 200
+PREFIXES ?= 200
+SEED ?=
+torture: build ## kill the server and take its power away, hundreds of times; nothing acknowledged may be lost
+	KILLS=$(KILLS) PREFIXES=$(PREFIXES) SEED=$(SEED) \
+		cargo test -p vouchsafe-tests --test torture -- --nocapture --test-threads=1
 
 sabotage: ## show that each defence's tests fail without it
 	@tools/sabotage

@@ -116,6 +116,8 @@ impl Daemon {
 #[derive(Debug)]
 pub struct Deployment {
     folder: TempDir,
+    /// The server's `data_dir`.
+    data_dir: PathBuf,
     port: u16,
     /// Lines that every start adds to the server's configuration.
     server_config: String,
@@ -152,6 +154,18 @@ impl Deployment {
     /// # Errors
     /// When it does not come up within the deadline.
     pub async fn server_alone(server_config: &str) -> anyhow::Result<Self> {
+        Self::server_somewhere(server_config, None).await
+    }
+
+    /// A server without an agent, whose data is in a folder elsewhere.
+    ///
+    /// # Errors
+    /// When it does not come up within the deadline.
+    pub async fn server_in(server_config: &str, data_dir: &Path) -> anyhow::Result<Self> {
+        Self::server_somewhere(server_config, Some(data_dir)).await
+    }
+
+    async fn server_somewhere(server_config: &str, data_dir: Option<&Path>) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("vouchsafe-test-").tempdir()?;
         // Workloads under other uids must reach the socket; each daemon makes its own folder private.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -159,6 +173,7 @@ impl Deployment {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let server_config = server_config.to_owned();
         let mut deployment = Self {
+            data_dir: data_dir.map_or_else(|| folder.path().join("server"), Path::to_owned),
             folder,
             port,
             server_config,
@@ -180,9 +195,23 @@ impl Deployment {
     /// # Errors
     /// When it does not come up within the deadline.
     pub async fn start_server(&mut self) -> anyhow::Result<()> {
+        self.begin_server()?;
+        let socket = self.server_socket();
+        self.healthy(
+            "the server is healthy",
+            &["health", "server", "--server-socket", &text(&socket)],
+        )
+        .await
+    }
+
+    /// Starts the server and does not wait for it.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn begin_server(&mut self) -> anyhow::Result<()> {
         let config = format!(
             "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nlisten = \"127.0.0.1:{}\"\nadmin_socket = {:?}\n{}",
-            self.path("server"),
+            self.data_dir,
             self.port,
             self.server_socket(),
             self.server_config
@@ -191,12 +220,7 @@ impl Deployment {
         std::fs::write(&file, config)?;
         let daemon = Daemon::start("vouchsafe-server", &file, &[], self.path("server.log"))?;
         self.server = Some(daemon);
-        let socket = self.server_socket();
-        self.healthy(
-            "the server is healthy",
-            &["health", "server", "--server-socket", &text(&socket)],
-        )
-        .await
+        Ok(())
     }
 
     /// Starts the agent with a fresh join token, and waits until it is healthy.

@@ -4,6 +4,7 @@
 
 pub mod clients;
 pub mod daemons;
+pub mod disk;
 pub mod needs;
 pub mod node;
 pub mod upstream;

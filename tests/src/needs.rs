@@ -24,6 +24,8 @@ pub enum Need {
     Root,
     /// User, mount and PID namespaces for everybody, and util-linux to make them.
     Namespaces,
+    /// `/dev/fuse`, and the right to mount.
+    Fuse,
 }
 
 impl Need {
@@ -51,9 +53,18 @@ impl Need {
                 succeeds("unshare", &["-Urmp", "--fork", "true"]),
                 "no user namespaces: install util-linux, and look at /proc/sys/user/max_user_namespaces",
             ),
+            Self::Fuse => (
+                nix::unistd::geteuid().is_root() && opens("/dev/fuse"),
+                "no FUSE: run as root where /dev/fuse can be opened",
+            ),
         };
         (!met).then(|| lacking.to_owned())
     }
+}
+
+fn opens(path: &str) -> bool {
+    let both = std::fs::OpenOptions::new().read(true).write(true).open(path);
+    both.is_ok()
 }
 
 /// Whether `make deps` finished installing this part.

@@ -1,5 +1,6 @@
 //! Why a server could not start, and with which exit code that ends the process.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -96,11 +97,20 @@ fn of_keys(error: &KeyError) -> ExitCode {
     }
 }
 
-/// Makes the data directory, for its owner only; one that is there stays as it is.
+/// Makes the data directory, for its owner only, and makes its name durable; one that is there stays as it is.
 pub(super) fn make_data_dir(dir: &Path) -> Result<(), AppError> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|source| AppError::DataDir {
+    let failed = |source| AppError::DataDir {
         path: dir.display().to_string(),
         source,
-    })
+    };
+    let missing: Vec<_> = dir.ancestors().take_while(|folder| !folder.exists()).collect();
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(failed)?;
+    // A folder's name is kept by the folder above it: without this, a loss of power takes all that is inside.
+    for folder in missing {
+        let above = folder.parent().filter(|above| !above.as_os_str().is_empty());
+        let above = File::open(above.unwrap_or(Path::new(".")));
+        above.and_then(|above| above.sync_all()).map_err(failed)?;
+    }
+    Ok(())
 }
