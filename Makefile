@@ -1,7 +1,8 @@
 # The commands of this project. `make help` lists them.
 # Everything that is installed for tests and the demo goes to .deps/, which git ignores.
 
-.PHONY: help deps build test torture sabotage check demo clean
+# Each target is a command, not a file.
+.PHONY: help deps build test torture simulation sabotage check demo clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -25,6 +26,12 @@ torture: build ## kill the server and take its power away, hundreds of times; no
 
 sabotage: ## show that each defence's tests fail without it
 	@tools/sabotage
+
+SEED ?= 1
+SEEDS ?= 2000
+simulation: ## random operations and faults under a controlled clock: SEEDS of them, from SEED on
+	VOUCHSAFE_SIMULATION_SEED=$(SEED) VOUCHSAFE_SIMULATION_SEEDS=$(SEEDS) \
+		cargo test --profile fast -p vouchsafe-tests --test simulation -- --nocapture
 
 check: ## formatting, lints, documentation, the rules of the repository
 	cargo fmt --all --check

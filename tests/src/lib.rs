@@ -7,6 +7,7 @@ pub mod daemons;
 pub mod disk;
 pub mod needs;
 pub mod node;
+pub mod running;
 pub mod upstream;
 pub mod wait;
 pub mod workload;

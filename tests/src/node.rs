@@ -7,7 +7,6 @@ use anyhow::{Context, bail, ensure};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
@@ -18,8 +17,9 @@ use vouchsafe_proto::vouchsafe::types::v1::HealthStatus;
 use vouchsafe_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use vouchsafe_proto::workload::{X509svidRequest, X509svidResponse};
 use vouchsafe_runtime::notify::Notifier;
-use vouchsafe_runtime::{Clock, TaskGroup, config};
+use vouchsafe_runtime::{Clock, config};
 
+use crate::running::Running;
 use crate::upstream::{TOKEN, TRUST_DOMAIN, Upstream};
 use crate::wait::{DEADLINE, until};
 
@@ -34,14 +34,7 @@ pub struct Node {
     pub upstream: Upstream,
     /// How the agent knows its server, and whatever else a test sets.
     more: String,
-    running: Option<Running>,
-}
-
-#[derive(Debug)]
-struct Running {
-    group: TaskGroup,
-    stop: oneshot::Sender<()>,
-    ended: oneshot::Receiver<Result<(), AppError>>,
+    running: Option<Running<AppError>>,
 }
 
 impl Node {
@@ -110,17 +103,7 @@ impl Node {
             notifier: Notifier::new(None),
         };
         let app = App::build(self.config()?, host, token).await?;
-        let (stop, stopped) = oneshot::channel();
-        let (tell, ended) = oneshot::channel();
-        let (group, _failures) = TaskGroup::new();
-        group.passing("agent", async move {
-            let signal = async {
-                let _dropped = stopped.await;
-                "the test is over"
-            };
-            let _nobody_asks = tell.send(app.run(signal).await);
-        });
-        self.running = Some(Running { group, stop, ended });
+        self.running = Some(Running::start("agent", |signal| app.run(signal)));
         Ok(())
     }
 
@@ -129,11 +112,7 @@ impl Node {
     /// # Errors
     /// What the agent ended with, or that it does not end.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        let Running { group, stop, ended } = self.running.take().context("the agent runs")?;
-        let _ended_already = stop.send(());
-        timeout(DEADLINE, ended).await???;
-        drop(group);
-        Ok(())
+        self.running.take().context("the agent runs")?.stop().await
     }
 
     /// Waits for the agent to end by itself.
@@ -141,11 +120,7 @@ impl Node {
     /// # Errors
     /// When it ends without an error, or does not within the deadline.
     pub async fn failure(&mut self) -> anyhow::Result<AppError> {
-        let running = self.running.take().context("the agent runs")?;
-        match timeout(DEADLINE, running.ended).await?? {
-            Ok(()) => bail!("the agent ended as told"),
-            Err(error) => Ok(error),
-        }
+        self.running.take().context("the agent runs")?.failure().await
     }
 
     /// Waits until the agent says that it serves.
