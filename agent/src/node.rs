@@ -133,12 +133,22 @@ impl Node {
         tokio::select! {
             refusal = self.upstream.refused() => {
                 tracing::error!(reason = refusal.reason.as_str_name(), answer = refusal.message, "the server refuses this agent");
-                if let Err(error) = self.state.forget_svid().await {
-                    tracing::error!(error = %error, "the stored SVID could not be removed");
-                }
+                self.forget().await;
                 Err(NodeError::Expelled(refusal))
             }
             ended = kept => ended,
+        }
+    }
+
+    /// Forgets the identity that the server no longer takes, with its keys.
+    async fn forget(&self) {
+        if let Err(error) = self.state.forget_svid().await {
+            tracing::error!(error = %error, "the stored SVID could not be removed");
+        }
+        for slot in KEY_SLOTS {
+            if let Err(error) = self.keys.remove(slot).await {
+                tracing::error!(error = %error, slot, "a key of the removed SVID could not be removed");
+            }
         }
     }
 
@@ -180,9 +190,10 @@ impl Node {
             return Ok(own);
         }
         let prover = self.prover.as_ref().ok_or(NodeError::NothingToJoinWith)?;
+        let signer = self.joining_key(KEY_SLOTS[0]).await?;
         let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         loop {
-            match self.attest(prover.as_ref(), KEY_SLOTS[0]).await? {
+            match self.attest(prover.as_ref(), KEY_SLOTS[0], &signer).await? {
                 Ok(own) => return Ok(own),
                 Err(AttestError::Final(reason)) => return Err(NodeError::NotAdmitted(reason)),
                 Err(AttestError::Temporary { reason, retry_after }) => {
@@ -195,13 +206,26 @@ impl Node {
         }
     }
 
+    /// The key to join with: that of a try whose answer was lost, if there was one. By it the server knows that the
+    /// token is shown by the node that it has admitted already.
+    async fn joining_key(&self, slot: &str) -> Result<Arc<dyn Signer>, NodeError> {
+        let begun = match self.state.load_svid()? {
+            None => self.keys.get(slot).await?,
+            Some(_expired) => None,
+        };
+        match begun {
+            Some(signer) => Ok(signer),
+            None => Ok(self.keys.generate(slot, KeyAlgorithm::EcP256).await?),
+        }
+    }
+
     /// Attests anew, on a connection without an SVID.
     async fn attest(
         &self,
         prover: &dyn NodeProver,
         slot: &str,
+        signer: &Arc<dyn Signer>,
     ) -> Result<Result<OwnSvid, AttestError>, NodeError> {
-        let signer = self.keys.generate(slot, KeyAlgorithm::EcP256).await?;
         let csr = request(signer.as_ref())?;
         let joined = attest::attest(
             &self.address,
@@ -234,7 +258,7 @@ impl Node {
             tracing::error!(error = %error, "the SVID of this agent could not be stored: a restart now needs a new join token");
         }
         self.bundles.set(bundle);
-        self.show(&own, signer)?;
+        self.show(&own, Arc::clone(signer))?;
         tracing::info!(spiffe_id = %own.spiffe_id, expires_at = %own.lifetime.not_after, "joined");
         Ok(Ok(own))
     }
@@ -285,7 +309,9 @@ impl Node {
 
     async fn renew_once(&self, own: &OwnSvid, slot: &str) -> Result<Result<OwnSvid, Unrenewed>, NodeError> {
         if let (true, Some(prover)) = (own.stored.reattestable, &self.prover) {
-            return Ok(self.attest(prover.as_ref(), slot).await?.map_err(Unrenewed::from));
+            let signer = self.keys.generate(slot, KeyAlgorithm::EcP256).await?;
+            let attested = self.attest(prover.as_ref(), slot, &signer).await?;
+            return Ok(attested.map_err(Unrenewed::from));
         }
         let signer = match self.keys.generate(slot, KeyAlgorithm::EcP256).await {
             Ok(signer) => signer,

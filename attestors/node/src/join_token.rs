@@ -76,7 +76,7 @@ impl Token {
     }
 }
 
-/// What a server knows of a token that has not been used.
+/// What a server knows of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenFacts {
     /// Until when it may be used.
@@ -86,7 +86,8 @@ pub struct TokenFacts {
 /// Finds tokens by their hash.
 #[async_trait]
 pub trait TokenLookup: Send + Sync {
-    /// The token, or `None` when there is none or it has been used.
+    /// The token, or `None` when there is none. Whether it has been used is the admission's business: a node whose
+    /// answer was lost may ask again.
     ///
     /// # Errors
     /// [`NodeAttestError::Internal`] when it cannot be told.

@@ -160,7 +160,13 @@ impl Nodes {
             }
             let svid = self.issue(&attested.agent_id, csr.public_key.clone())?;
             let commit = self
-                .admission(origin, verifier.name(), &attested, known.as_ref(), &svid)
+                .admission(
+                    origin,
+                    verifier.name(),
+                    (&attested, &csr.public_key),
+                    known.as_ref(),
+                    &svid,
+                )
                 .await?;
             match self.store.commit(commit).await {
                 Ok(revision) => {
@@ -307,7 +313,7 @@ impl Nodes {
         &self,
         origin: &Origin,
         kind: &str,
-        attested: &Attested,
+        (attested, public_key): (&Attested, &[u8]),
         known: Option<&Versioned<Node>>,
         svid: &CertifiedChain,
     ) -> Result<Commit, NodeError> {
@@ -342,8 +348,15 @@ impl Nodes {
         };
         let hash = TokenHash(hash.clone());
         let token = self.store.token(&hash).await?.ok_or_else(tokens::spent)?;
-        let key = Key::Token(hash);
-        commit = commit.expect(Expect::At(key.clone(), token.revision)).delete(key);
+        let spent = tokens::spend(
+            &token.value,
+            public_key,
+            &svid.serial,
+            known.map(|row| &row.value),
+        )?;
+        commit = commit
+            .expect(Expect::At(Key::Token(hash), token.revision))
+            .put(Record::Token(spent));
         let Some(alias) = token.value.alias else {
             return Ok(commit);
         };

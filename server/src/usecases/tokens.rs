@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
 use time::OffsetDateTime;
 use vouchsafe_attestors::NodeAttestError;
 use vouchsafe_identity::{SpiffeId, TrustDomain};
 use vouchsafe_node_attestors::join_token::{self, Token, TokenFacts, TokenLookup};
 use vouchsafe_store::{
-    Commit, CommitError, Expect, JoinToken, Key, Record, SharedStore, StoreError, TokenHash,
+    Commit, CommitError, Expect, JoinToken, Key, Node, Record, SharedStore, Spent, StoreError, TokenHash,
 };
 
 use super::Origin;
@@ -85,12 +86,18 @@ impl Tokens {
         let expires_at = (origin.at + ttl).replace_nanosecond(0).unwrap_or(origin.at);
         let alias_fact = alias.as_ref().map(ToString::to_string).unwrap_or_default();
         let facts = [("alias", alias_fact), ("expires_at", expires_at.to_string())];
+        let key = Key::Token(hash.clone());
+        let expected = match self.store.token(&hash).await? {
+            Some(old) if old.value.spent.is_some() => Expect::At(key, old.revision),
+            _ => Expect::Absent(key),
+        };
         let commit = Commit::default()
-            .expect(Expect::Absent(Key::Token(hash.clone())))
+            .expect(expected)
             .put(Record::Token(JoinToken {
                 hash,
                 expires_at,
                 alias,
+                spent: None,
             }))
             .audit(origin.change("token.create", facts));
         match self.store.commit(commit).await {
@@ -143,6 +150,34 @@ impl TokenLookup for Tokens {
             expires_at: row.value.expires_at,
         }))
     }
+}
+
+/// The token as it stands once the node with this key has been given the SVID of this serial.
+///
+/// A token counts once. Only the node that used it may show it again, with the same key, as long as it has not used
+/// what it was given: then the answer was lost on its way, and without another one the node would be locked out.
+pub(super) fn spend(
+    token: &JoinToken,
+    public_key: &[u8],
+    serial: &str,
+    known: Option<&Node>,
+) -> Result<JoinToken, NodeAttestError> {
+    let public_key_sha256 = hex::encode(digest(&SHA256, public_key));
+    if let Some(first) = &token.spent {
+        let answer_was_lost = known.is_some_and(|node| {
+            node.serial == first.serial && node.next_serial.is_none() && node.agent_version.is_empty()
+        });
+        if first.public_key_sha256 != public_key_sha256 || !answer_was_lost {
+            return Err(spent());
+        }
+    }
+    Ok(JoinToken {
+        spent: Some(Spent {
+            public_key_sha256,
+            serial: serial.to_owned(),
+        }),
+        ..token.clone()
+    })
 }
 
 /// What a node is told whose token another one used first.

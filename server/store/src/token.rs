@@ -20,7 +20,16 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// A token that an operator made and no node has used yet.
+/// Who used a token: told the answer again if it was lost on its way, and nobody else is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spent {
+    /// SHA-256 of the node's public key (SubjectPublicKeyInfo, DER), lower-case hex.
+    pub public_key_sha256: String,
+    /// Serial of the SVID that the node was given, lower-case hex.
+    pub serial: String,
+}
+
+/// A token that an operator made. It stays until it expires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinToken {
     /// Hash of the token's text.
@@ -31,12 +40,15 @@ pub struct JoinToken {
     /// The alias that the joining agent gets, if the operator named one.
     #[serde(default)]
     pub alias: Option<SpiffeId>,
+    /// Who used it. `None`: nobody yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
 }
 
 /// Reads join tokens.
 #[async_trait]
 pub trait TokenReader: Send + Sync {
-    /// One token, or `None` when there is none or it has been used.
+    /// One token, used or not, or `None` when there is none.
     async fn token(&self, hash: &TokenHash) -> Result<Option<Versioned<JoinToken>>, StoreError>;
     /// Up to `limit` tokens with hashes after `after`, in order of hash (to prune the expired).
     async fn tokens(

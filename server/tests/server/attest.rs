@@ -1,5 +1,7 @@
 //! Joining with a token, renewing in two phases, being banned and evicted.
 
+use std::sync::Arc;
+
 use tonic::Code;
 use vouchsafe_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use vouchsafe_proto::spire::api::server::agent::v1::{
@@ -44,6 +46,63 @@ async fn a_token_lets_one_node_join_and_not_a_second_one() {
         "join token does not exist or has already been used",
     );
     post_status(server.tls(Some(&agent)).await).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_whose_answer_was_lost_joins_with_the_same_token_and_key() {
+    let server = server().await;
+    let token = server.token(600).await;
+    let (ours, theirs) = (key(), key());
+    let lost = attest_with(server.tls(None).await, &token, Arc::clone(&ours))
+        .await
+        .unwrap();
+    let stranger = attest_with(server.tls(None).await, &token, theirs).await;
+    refused(stranger.map(|_| ()), Code::InvalidArgument, "already been used");
+    let joined = attest_with(server.tls(None).await, &token, Arc::clone(&ours))
+        .await
+        .unwrap();
+    assert_eq!(joined.id(), lost.id());
+    assert_ne!(joined.leaf().serial, lost.leaf().serial);
+    post_status(server.tls(Some(&joined)).await).await.unwrap();
+    // What was lost is worth nothing, and a node that has gone on does not join again.
+    assert!(post_status(server.tls(Some(&lost)).await).await.is_err());
+    let late = attest_with(server.tls(None).await, &token, ours).await;
+    refused(late.map(|_| ()), Code::InvalidArgument, "already been used");
+}
+
+#[tokio::test]
+async fn a_used_token_does_not_let_a_node_back_that_was_evicted_or_banned() {
+    let server = server().await;
+    for (evicted, why) in [(true, "already been used"), (false, "agent is banned")] {
+        let (token, key) = (server.token(600).await, key());
+        let joined = attest_with(server.tls(None).await, &token, Arc::clone(&key))
+            .await
+            .unwrap();
+        let id = Some(message(&joined.id()));
+        let mut operator = AgentClient::new(server.local().await);
+        match evicted {
+            true => operator
+                .delete_agent(DeleteAgentRequest { id })
+                .await
+                .map(drop)
+                .unwrap(),
+            false => operator
+                .ban_agent(BanAgentRequest { id })
+                .await
+                .map(drop)
+                .unwrap(),
+        }
+        let back = attest_with(server.tls(None).await, &token, key).await;
+        refused(
+            back.map(|_| ()),
+            if evicted {
+                Code::InvalidArgument
+            } else {
+                Code::PermissionDenied
+            },
+            why,
+        );
+    }
 }
 
 #[tokio::test]

@@ -290,7 +290,15 @@ pub(crate) fn attest_request(kind: &str, payload: &[u8], csr: Vec<u8>) -> Attest
 
 /// Joins with a token.
 pub(crate) async fn attest(channel: Channel, token: &str) -> Result<Identity, Status> {
-    let key = key();
+    attest_with(channel, token, key()).await
+}
+
+/// Joins with a token and a key.
+pub(crate) async fn attest_with(
+    channel: Channel,
+    token: &str,
+    key: Arc<LocalKey>,
+) -> Result<Identity, Status> {
     let csr = csr::create(key.as_ref(), None, &[]).unwrap();
     let request = attest_request("join_token", token.as_bytes(), csr);
     let mut client = AgentClient::new(channel);

@@ -86,6 +86,7 @@ fn commit(hash: &str) -> Commit {
         hash: TokenHash(hash.to_owned()),
         expires_at: time::OffsetDateTime::UNIX_EPOCH,
         alias: None,
+        spent: None,
     }))
 }
 

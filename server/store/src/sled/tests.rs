@@ -26,6 +26,7 @@ fn token(hash: &str) -> JoinToken {
         hash: TokenHash(hash.to_owned()),
         expires_at: time::OffsetDateTime::UNIX_EPOCH,
         alias: None,
+        spent: None,
     }
 }
 

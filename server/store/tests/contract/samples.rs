@@ -72,6 +72,7 @@ pub(crate) fn token(hash: &str) -> JoinToken {
         hash: TokenHash(hash.to_owned()),
         expires_at: time(600),
         alias: Some(spiffe_id("/alias")),
+        spent: None,
     }
 }
 
