@@ -53,12 +53,7 @@ impl AgentAdmin for Admin {
         &self,
         _request: Request<api::HealthRequest>,
     ) -> Result<Response<api::HealthResponse>, Status> {
-        let known = self.parts.knowledge.get();
-        Ok(Response::new(self.pulse.health(
-            &known,
-            self.parts.x509.held(),
-            self.parts.clock.now(),
-        )))
+        Ok(Response::new(self.pulse.health(&self.parts)))
     }
 }
 

@@ -22,6 +22,7 @@ use vouchsafe_workload_attestors::{
 
 use crate::admin::{Admin, Pulse};
 use crate::bootstrap::{Bootstrap, BootstrapError};
+use crate::cache::slots::Lane;
 use crate::cache::{JwtCache, X509Cache, issuer};
 use crate::caller::{CallPlaces, ExecWatch, Gate, PresenceRule};
 use crate::config::{BadConfig, Config, TokenFileError, read_token};
@@ -33,6 +34,7 @@ use crate::status::Status;
 use crate::sync::polling::Polling;
 use crate::upstream::Upstream;
 use crate::workload::Parts;
+use crate::workload::hold::Holding;
 
 /// Every user may open the workload socket: who connects is measured.
 const WORKLOAD_MODE: u32 = 0o666;
@@ -190,6 +192,7 @@ impl App {
             x509: X509Cache::new(config.cache.x509_svids),
             jwt: Arc::new(JwtCache::new(config.cache.jwt_svids)),
             authority: Arc::new(upstream.clone()),
+            holding: Holding::new(config.hold_unmatched.get(), config.limits.max_held_calls_per_uid),
             clock: host.clock.clone(),
             stopping: group.stopping(),
         };
@@ -294,11 +297,14 @@ impl App {
         });
         endless(&group, "svid cache", serve::follow(self.parts.clone()));
         let Parts { x509, authority, .. } = self.parts;
-        endless(
-            &group,
-            "x509 issuer",
-            issuer::issue(x509, authority, self.host.clock.clone()),
-        );
+        for (name, lane) in [("urgent x509 issuer", Lane::Urgent), ("x509 issuer", Lane::Ahead)] {
+            let (x509, authority) = (x509.clone(), Arc::clone(&authority));
+            endless(
+                &group,
+                name,
+                issuer::issue(x509, lane, authority, self.host.clock.clone()),
+            );
+        }
         endless(&group, "exec watch", execs.run(events));
         let notifier = self.host.notifier.clone();
         endless(&group, "readiness", async move {

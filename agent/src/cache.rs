@@ -7,6 +7,7 @@ pub mod index;
 pub mod issuer;
 pub mod jwt;
 pub mod rotation;
+mod shards;
 pub mod slots;
 pub mod x509;
 

@@ -23,6 +23,8 @@ pub const MAX_SYNC_INTERVAL: Duration = Duration::from_secs(3600);
 pub const MIN_PRESENCE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Longest time: callers that do not answer would hold their calls for too long.
 pub const MAX_PRESENCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time for which a call may be held.
+pub const MAX_HOLD_UNMATCHED: Duration = Duration::from_secs(600);
 
 /// The whole configuration file.
 #[derive(Debug, Deserialize)]
@@ -51,9 +53,12 @@ pub struct Config {
     /// File that holds the token to join with.
     #[serde(default)]
     pub join_token_file: Option<PathBuf>,
-    /// How often entries and bundles are asked for.
+    /// How often entries and bundles are asked for, of a server that does not push changes.
     #[serde(default = "default_sync_interval")]
     pub sync_interval: Span,
+    /// How long a call that matches no entry is held for one that does.
+    #[serde(default = "default_hold_unmatched")]
+    pub hold_unmatched: Span,
     /// What is kept in memory.
     #[serde(default)]
     pub cache: CacheConfig,
@@ -70,6 +75,10 @@ pub struct Config {
 
 fn default_sync_interval() -> Span {
     Span::new(Duration::from_secs(5))
+}
+
+fn default_hold_unmatched() -> Span {
+    Span::new(Duration::ZERO)
 }
 
 /// A join token in a configuration file.
@@ -142,6 +151,8 @@ pub struct Limits {
     pub max_streams_per_uid: usize,
     /// Measurements of processes of each user that are under way at once; more of them wait.
     pub max_attestations_per_uid: usize,
+    /// Calls of each user that are held because they match no entry yet.
+    pub max_held_calls_per_uid: usize,
     /// Size of a request; JWT-SVIDs to validate are the largest.
     pub max_request: ByteSize,
 }
@@ -155,6 +166,7 @@ impl Default for Limits {
             max_streams_per_connection: 100,
             max_streams_per_uid: 2048,
             max_attestations_per_uid: vouchsafe_workload_attestors::DEFAULT_READS_PER_UID,
+            max_held_calls_per_uid: 100,
             max_request: ByteSize::bytes(64 * 1024),
         }
     }
@@ -206,6 +218,14 @@ pub enum BadConfig {
         /// The most.
         most: Span,
     },
+    /// Calls would be held for too long.
+    #[error("`hold_unmatched` of {value} is more than {most}")]
+    HoldUnmatched {
+        /// The value.
+        value: Span,
+        /// The most.
+        most: Span,
+    },
     /// A limit of zero would let nobody in.
     #[error("`{0}` is 0: nothing could be served")]
     Zero(&'static str),
@@ -246,6 +266,12 @@ impl Config {
                 most: Span::new(MAX_PRESENCE_TIMEOUT),
             });
         }
+        if self.hold_unmatched.get() > MAX_HOLD_UNMATCHED {
+            return Err(BadConfig::HoldUnmatched {
+                value: self.hold_unmatched,
+                most: Span::new(MAX_HOLD_UNMATCHED),
+            });
+        }
         for (key, zero) in [
             ("cache.x509_svids", self.cache.x509_svids == 0),
             ("cache.jwt_svids", self.cache.jwt_svids == 0),
@@ -262,6 +288,10 @@ impl Config {
             (
                 "limits.max_attestations_per_uid",
                 self.limits.max_attestations_per_uid == 0,
+            ),
+            (
+                "limits.max_held_calls_per_uid",
+                self.limits.max_held_calls_per_uid == 0,
             ),
             ("limits.max_request", self.limits.max_request.get() == 0),
         ] {

@@ -61,3 +61,20 @@ pub struct Entry {
     /// Each JWT-SVID is fresh and has a `jti` of its own.
     pub single_jwt: bool,
 }
+
+impl Entry {
+    /// Whether its X.509-SVID is had before someone asks.
+    pub fn is_prefetched(&self) -> bool {
+        self.prefetch && !self.store_svid
+    }
+
+    /// By what entries are ordered: the oldest first, among equally old ones by id.
+    pub fn age(&self) -> (i64, &EntryId) {
+        (self.version.created_at, &self.id)
+    }
+
+    /// Whether a process with these selectors matches: it has all that the entry asks for, and that is not nothing.
+    pub fn matches(&self, selectors: &SelectorSet) -> bool {
+        !self.selectors.is_empty() && self.selectors.is_subset(selectors)
+    }
+}

@@ -44,7 +44,12 @@ pub fn nearest(entries: &EntryIndex, selectors: &SelectorSet) -> Vec<Near> {
             }
         })
         .collect();
-    near.sort_by_key(|near| (near.missing.len(), Reverse(near.present.len())));
+    let distance = |near: &Near| (near.missing.len(), Reverse(near.present.len()));
+    near.sort_unstable_by(|a, b| {
+        distance(a)
+            .cmp(&distance(b))
+            .then_with(|| a.entry.age().cmp(&b.entry.age()))
+    });
     near.truncate(MAX_NEAREST);
     near
 }

@@ -1,13 +1,20 @@
 //! What the agent knows from the server: entries and bundles, as one snapshot that readers take without a lock.
+//!
+//! Each state remembers the last few steps to it, so that who has seen a state of late need only look at what changed.
 
-use std::collections::BTreeMap;
+mod recent;
+
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use vouchsafe_identity::{Bundle, TrustDomain};
+use vouchsafe_identity::{Bundle, SelectorSet, TrustDomain};
+use vouchsafe_runtime::set_digest::SetDigest;
 
 use crate::cache::EntryIndex;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryId, EntryVersion};
+use recent::Recent;
+pub use recent::{EntryChange, Step};
 
 /// One state of what is known. It is replaced as a whole, and only when something differs.
 #[derive(Debug, Clone)]
@@ -20,15 +27,59 @@ pub struct Knowledge {
     pub bundles: BTreeMap<TrustDomain, Arc<Bundle>>,
     /// Whether the server has been heard since the start.
     pub complete: bool,
+    /// Up to where the server's changes were followed, if it pushes them. It moves on without waking anybody.
+    pub resume: Option<Resume>,
+    /// Which state of what is known this is; grows with each.
+    pub version: u64,
+    recent: Recent,
 }
 
-/// Everything that a source learned from the server in one go.
-#[derive(Debug, Clone, Default)]
-pub struct News {
+/// A place in the server's log of changes, and what the server told up to there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// The log that the revision counts in.
+    pub log_id: Arc<str>,
+    /// The server's revision.
+    pub revision: u64,
+    /// The digest of what the server told, entries that cannot be used included.
+    pub digest: SetDigest,
+    /// The entries that the server told and that cannot be used.
+    pub unusable: Arc<BTreeMap<EntryId, EntryVersion>>,
+}
+
+/// What a source learned from the server.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// All that there is.
+    Whole(Whole),
+    /// What differs from what is known.
+    Changes(Changes),
+}
+
+/// All entries and bundles that there are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Whole {
     /// All entries that this agent may serve.
     pub entries: Vec<Arc<Entry>>,
     /// All bundles that there are.
     pub bundles: Vec<Bundle>,
+    /// Where in the server's log of changes this is.
+    pub resume: Option<Resume>,
+}
+
+/// Some changes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changes {
+    /// Entries that are new, or differ.
+    pub put: Vec<Arc<Entry>>,
+    /// Entries that must no longer be served. They need not be known.
+    pub gone: Vec<EntryId>,
+    /// Bundles that are new, or differ.
+    pub bundles: Vec<Bundle>,
+    /// Trust domains whose bundles are no longer needed.
+    pub bundles_gone: Vec<TrustDomain>,
+    /// Where in the server's log of changes this leads.
+    pub resume: Option<Resume>,
 }
 
 impl Knowledge {
@@ -45,6 +96,82 @@ impl Knowledge {
             .filter(|trust_domain| **trust_domain != self.trust_domain)
             .filter_map(|trust_domain| self.bundles.get_key_value(trust_domain))
             .collect()
+    }
+
+    /// The steps from a state of that version to this one; `None`: too many to remember, look at everything.
+    pub fn since(&self, version: u64) -> Option<impl Iterator<Item = &Step>> {
+        self.recent.since(version)
+    }
+
+    /// Whether a process with these selectors may be answered otherwise than in the state of that version.
+    pub fn concerns(&self, since: u64, selectors: &SelectorSet) -> bool {
+        let of_it = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|entry| entry.matches(selectors));
+        let changes = |step: &Step| {
+            let mut entries = step.entries.iter();
+            step.bundles || entries.any(|change| of_it(&change.before) || of_it(&change.after))
+        };
+        self.since(since).is_none_or(|mut steps| steps.any(changes))
+    }
+
+    /// The next state, and whether it differs from this one in what callers see.
+    fn next(&self, changes: Changes) -> (Self, bool) {
+        let mut next = self.clone();
+        next.complete = true;
+        next.resume = changes.resume;
+        let mut step = Step {
+            version: self.version + 1,
+            entries: Vec::new(),
+            bundles: false,
+        };
+        // Copied at the first change only: most of the time there is none.
+        let gone = changes.gone.iter().filter_map(|id| self.entries.get(id));
+        for entry in gone {
+            let before = Arc::make_mut(&mut next.entries).remove(&entry.id);
+            step.entries.push(EntryChange { before, after: None });
+        }
+        for entry in changes.put {
+            if next.entries.get(&entry.id) == Some(&entry) {
+                continue;
+            }
+            let before = Arc::make_mut(&mut next.entries).put(Arc::clone(&entry));
+            let after = Some(entry);
+            step.entries.push(EntryChange { before, after });
+        }
+        for trust_domain in &changes.bundles_gone {
+            step.bundles |= next.bundles.remove(trust_domain).is_some();
+        }
+        for bundle in changes.bundles {
+            if next.bundles.get(&bundle.trust_domain).map(AsRef::as_ref) != Some(&bundle) {
+                next.bundles.insert(bundle.trust_domain.clone(), Arc::new(bundle));
+                step.bundles = true;
+            }
+        }
+        let differs = !self.complete || step.bundles || !step.entries.is_empty();
+        if differs {
+            next.version = step.version;
+            match self.complete {
+                true => next.recent.push(step),
+                false => next.recent.forget(step.version),
+            }
+        }
+        (next, differs)
+    }
+
+    /// What of the whole set differs from this state.
+    fn changes_to(&self, whole: Whole) -> Changes {
+        let ids: HashSet<&EntryId> = whole.entries.iter().map(|entry| &entry.id).collect();
+        let gone = self.entries.iter().filter(|entry| !ids.contains(&entry.id));
+        let gone = gone.map(|entry| entry.id.clone()).collect();
+        let domains: HashSet<&TrustDomain> = whole.bundles.iter().map(|one| &one.trust_domain).collect();
+        let bundles_gone = self.bundles.keys().filter(|name| !domains.contains(name));
+        let bundles_gone = bundles_gone.cloned().collect();
+        Changes {
+            put: whole.entries,
+            gone,
+            bundles: whole.bundles,
+            bundles_gone,
+            resume: whole.resume,
+        }
     }
 }
 
@@ -64,6 +191,9 @@ impl KnowledgeBase {
             entries: Arc::default(),
             bundles,
             complete: false,
+            resume: None,
+            version: 0,
+            recent: Recent::default(),
         })))
     }
 
@@ -77,95 +207,24 @@ impl KnowledgeBase {
         self.0.subscribe()
     }
 
-    /// Takes in what the server says; whether anything differs. What is equal stays the same object.
+    /// Takes in what the server says; whether anything differs. What is equal stays the same object, and wakes nobody.
+    /// One source at a time may tell.
     pub fn learn(&self, news: News) -> bool {
         let known = self.get();
-        let entries = EntryIndex::new(news.entries);
-        let same_entries = known.complete && known.entries.same_as(&entries);
-        let bundles: BTreeMap<_, _> = news
-            .bundles
-            .into_iter()
-            .map(|bundle| match known.bundles.get(&bundle.trust_domain) {
-                Some(same) if **same == bundle => (bundle.trust_domain.clone(), Arc::clone(same)),
-                _ => (bundle.trust_domain.clone(), Arc::new(bundle)),
-            })
-            .collect();
-        if same_entries && bundles == known.bundles {
-            return false;
-        }
-        let entries = match same_entries {
-            true => Arc::clone(&known.entries),
-            false => Arc::new(entries),
+        let changes = match news {
+            News::Whole(whole) => known.changes_to(whole),
+            News::Changes(changes) => changes,
         };
-        self.0.send_replace(Arc::new(Knowledge {
-            trust_domain: known.trust_domain.clone(),
-            entries,
-            bundles,
-            complete: true,
-        }));
-        true
+        let (next, differs) = known.next(changes);
+        if differs || next.resume != known.resume {
+            self.0.send_if_modified(|known| {
+                *known = Arc::new(next);
+                differs
+            });
+        }
+        differs
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::entry;
-
-    fn domain(name: &str) -> TrustDomain {
-        TrustDomain::new(name).unwrap()
-    }
-
-    fn news(ids: &[&str], domains: &[&str]) -> News {
-        News {
-            entries: ids.iter().map(|id| entry(id, &["unix:uid:1"])).collect(),
-            bundles: domains.iter().map(|name| Bundle::empty(domain(name))).collect(),
-        }
-    }
-
-    #[test]
-    fn equal_news_wake_nobody() {
-        let base = KnowledgeBase::new(domain("example.org"), None);
-        let mut changes = base.changes();
-        assert!(base.learn(news(&["a"], &["example.org"])));
-        assert!(changes.has_changed().unwrap());
-        changes.mark_unchanged();
-        let before = base.get();
-        assert!(!base.learn(news(&["a"], &["example.org"])));
-        assert!(!changes.has_changed().unwrap());
-        assert!(base.learn(news(&["a", "b"], &["example.org"])));
-        let after = base.get();
-        let trust_domain = domain("example.org");
-        assert!(Arc::ptr_eq(
-            &before.bundles[&trust_domain],
-            &after.bundles[&trust_domain]
-        ));
-    }
-
-    #[test]
-    fn an_empty_answer_is_an_answer() {
-        let base = KnowledgeBase::new(domain("example.org"), None);
-        assert!(!base.get().complete);
-        base.learn(News::default());
-        assert!(base.get().complete);
-    }
-
-    #[test]
-    fn only_bundles_that_an_entry_names_are_given() {
-        let base = KnowledgeBase::new(domain("example.org"), None);
-        base.learn(news(&["a"], &["example.org", "far.example", "other.example"]));
-        let mut federated = Entry::clone(&entry("a", &["unix:uid:1"]));
-        federated.federates_with = vec![
-            domain("far.example"),
-            domain("gone.example"),
-            domain("example.org"),
-        ];
-        let known = base.get();
-        let given: Vec<_> = known
-            .federated(&[Arc::new(federated)])
-            .into_keys()
-            .cloned()
-            .collect();
-        assert_eq!(given, [domain("far.example")]);
-    }
-}
+mod tests;

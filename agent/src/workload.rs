@@ -4,6 +4,7 @@
 pub mod bundles;
 pub mod feed;
 pub mod header;
+pub mod hold;
 pub mod info;
 pub mod jwt;
 pub mod service;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
-use vouchsafe_identity::SelectorSet;
+use vouchsafe_identity::{SelectorSet, SpiffeId};
 use vouchsafe_runtime::Clock;
 
 use crate::cache::{JwtCache, X509Cache};
@@ -23,6 +24,7 @@ use crate::entry::Entry;
 use crate::explain;
 use crate::knowledge::{Knowledge, KnowledgeBase};
 use crate::upstream::Authority;
+use hold::Holding;
 
 /// How long a call waits for the server to be heard, or for an SVID to be issued, before it is answered with an error.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +42,8 @@ pub struct Parts {
     pub jwt: Arc<JwtCache>,
     /// Signs JWT-SVIDs.
     pub authority: Arc<dyn Authority>,
+    /// Calls that match nothing yet.
+    pub holding: Holding,
     /// Tells the time.
     pub clock: Clock,
     /// Ends the streams when the agent stops.
@@ -81,6 +85,66 @@ impl Parts {
             _ => Err(unheard()),
         }
     }
+
+    /// What is known and the caller's entries, of those that `wanted` picks. A call that has none is held as long as may
+    /// be; its caller is then measured again.
+    ///
+    /// # Errors
+    /// The status for the caller.
+    pub async fn matched(&self, caller: &mut Caller, wanted: Option<&SpiffeId>) -> Result<Matched, Status> {
+        let mut hold = self.holding.begin(caller);
+        self.known().await?;
+        let mut changes = self.knowledge.changes();
+        loop {
+            let known = Arc::clone(&changes.borrow_and_update());
+            match wanted_of(&known, &caller.selectors, wanted) {
+                Ok(entries) if !hold.release() => return Ok(Matched { known, entries }),
+                Ok(_) => {
+                    *caller = self.gate.measure(&caller.connection).await?;
+                    changes.mark_changed();
+                }
+                Err(status) => hold.keep(status)?,
+            }
+            let over = async {
+                match hold.until() {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.stopping.cancelled() => return Err(Status::unavailable("the agent is stopping")),
+                _ = changes.changed() => {}
+                () = over => {}
+            }
+        }
+    }
+}
+
+/// What a call rests on.
+#[derive(Debug)]
+pub struct Matched {
+    /// What is known.
+    pub known: Arc<Knowledge>,
+    /// The caller's entries, at least one.
+    pub entries: Vec<Arc<Entry>>,
+}
+
+/// The entries whose SVIDs a process gets, or the one of them that it wants.
+fn wanted_of(
+    known: &Knowledge,
+    selectors: &SelectorSet,
+    wanted: Option<&SpiffeId>,
+) -> Result<Vec<Arc<Entry>>, Status> {
+    let mut entries = identities(known, selectors)?;
+    if let Some(wanted) = wanted {
+        entries.retain(|entry| entry.spiffe_id == *wanted);
+        if entries.is_empty() {
+            return Err(Status::permission_denied(format!(
+                "no identity issued: `{wanted}` is not among the identities of this process"
+            )));
+        }
+    }
+    Ok(entries)
 }
 
 /// Says that the server was not heard yet.

@@ -7,6 +7,8 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+#[path = "agent/hold.rs"]
+mod hold;
 #[path = "agent/jwt.rs"]
 mod jwt;
 #[path = "agent/life.rs"]

@@ -14,6 +14,7 @@ use crate::knowledge::Knowledge;
 use crate::node::OwnSvid;
 use crate::render;
 use crate::status::Status;
+use crate::workload::Parts;
 
 /// Where the health of the parts is read.
 #[derive(Debug, Clone)]
@@ -30,11 +31,12 @@ pub struct Pulse {
 
 impl Pulse {
     /// The whole.
-    pub fn health(&self, known: &Knowledge, cached_svids: usize, now: OffsetDateTime) -> api::HealthResponse {
+    pub fn health(&self, workload: &Parts) -> api::HealthResponse {
+        let (known, now) = (workload.knowledge.get(), workload.clock.now());
         let own = self.own.borrow().clone();
         let parts = vec![
             identity(own.as_deref(), now),
-            self.sync(known),
+            self.sync(&known),
             self.watch(),
             self.presence(),
         ];
@@ -54,7 +56,8 @@ impl Pulse {
             svid_expires_at: own.as_ref().map(|own| render::moment(own.lifetime.not_after)),
             last_sync_at: self.status.sync().last_heard.map(render::moment),
             entries: count(known.entries.len()),
-            cached_svids: count(cached_svids),
+            cached_svids: count(workload.x509.held()),
+            held_calls: count(workload.holding.held()),
         }
     }
 

@@ -98,10 +98,12 @@ fn reflection(names: &[&str]) -> Reflection<'static> {
 /// Keeps the caches in step with what is known.
 pub(super) async fn follow(parts: Parts) {
     let mut changes = parts.knowledge.changes();
+    let mut seen = 0;
     loop {
         let known = std::sync::Arc::clone(&changes.borrow_and_update());
-        parts.x509.follow(&known.entries);
-        parts.jwt.retain_entries(|id| known.entries.get(id).is_some());
+        parts.x509.follow_since(&known, seen);
+        parts.jwt.follow_since(&known, seen);
+        seen = known.version;
         if changes.changed().await.is_err() {
             return;
         }

@@ -1,74 +1,83 @@
 //! Finds the entries whose selectors are a subset of what a process has.
 //!
-//! Each entry stands under the rarest of its selectors alone, so that a process whose selectors are mostly common
-//! ones (`unix:uid:0`) is compared with few entries.
+//! Each entry stands under one of its selectors alone, that under which the fewest stood when it came, so that a
+//! process whose selectors are mostly common ones (`unix:uid:0`) is compared with few entries. Putting an entry in
+//! and taking it out cost the same whatever the number of entries, and a copy shares what does not change.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use vouchsafe_identity::{Selector, SelectorSet};
 
+use super::shards::Shards;
 use crate::entry::{Entry, EntryId};
 
-/// All entries that this agent may serve, in the order in which the Workload API gives their SVIDs: the oldest
-/// first, among equally old ones by id.
-#[derive(Debug, Default)]
+/// All entries that this agent may serve.
+#[derive(Debug, Clone, Default)]
 pub struct EntryIndex {
-    ordered: Vec<Arc<Entry>>,
-    by_id: HashMap<EntryId, usize>,
-    by_rarest: HashMap<Selector, Vec<usize>>,
+    by_id: Shards<EntryId, Arc<Entry>>,
+    by_selector: Shards<Selector, Vec<Arc<Entry>>>,
 }
 
 impl EntryIndex {
     /// Builds the index; of entries with the same id the last one counts.
     pub fn new(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
-        let unique: HashMap<EntryId, Arc<Entry>> = entries.into_iter().map(|e| (e.id.clone(), e)).collect();
-        let mut ordered: Vec<_> = unique.into_values().collect();
-        ordered.sort_unstable_by(|a, b| (a.version.created_at, &a.id).cmp(&(b.version.created_at, &b.id)));
-        let mut frequency: HashMap<&Selector, usize> = HashMap::new();
-        for selector in ordered.iter().flat_map(|entry| &entry.selectors) {
-            *frequency.entry(selector).or_default() += 1;
+        let mut index = Self::default();
+        for entry in entries {
+            index.put(entry);
         }
-        let mut by_rarest: HashMap<Selector, Vec<usize>> = HashMap::new();
-        for (at, entry) in ordered.iter().enumerate() {
-            let rarest = entry
-                .selectors
-                .iter()
-                .min_by_key(|selector| frequency.get(selector).copied().unwrap_or_default());
-            if let Some(rarest) = rarest {
-                by_rarest.entry(rarest.clone()).or_default().push(at);
-            }
-        }
-        let by_id = ordered
-            .iter()
-            .enumerate()
-            .map(|(at, entry)| (entry.id.clone(), at))
-            .collect();
-        Self {
-            ordered,
-            by_id,
-            by_rarest,
-        }
+        index
     }
 
-    /// The entries whose selectors the process has, all of them. An entry without selectors matches nobody.
+    /// Puts an entry in, instead of the one with the same id, which it gives.
+    pub fn put(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        let before = self.remove(&entry.id);
+        let standing = |selector: &&Selector| self.by_selector.get(*selector).map_or(0, Vec::len);
+        if let Some(selector) = entry.selectors.iter().min_by_key(standing) {
+            match self.by_selector.get_mut(selector) {
+                Some(place) => place.push(Arc::clone(&entry)),
+                None => {
+                    let place = vec![Arc::clone(&entry)];
+                    self.by_selector.insert(selector.clone(), place);
+                }
+            }
+        }
+        self.by_id.insert(entry.id.clone(), entry);
+        before
+    }
+
+    /// Takes an entry out, and gives it.
+    pub fn remove(&mut self, id: &EntryId) -> Option<Arc<Entry>> {
+        let entry = self.by_id.remove(id)?;
+        for selector in &entry.selectors {
+            let at = self
+                .by_selector
+                .get(selector)
+                .and_then(|place| place.iter().position(|one| one.id == *id));
+            let Some(at) = at else { continue };
+            if let Some(place) = self.by_selector.get_mut(selector) {
+                place.swap_remove(at);
+                if place.is_empty() {
+                    self.by_selector.remove(selector);
+                }
+            }
+            break;
+        }
+        Some(entry)
+    }
+
+    /// The entries whose selectors the process has, all of them, in the order in which the Workload API gives their
+    /// SVIDs: the oldest first, among equally old ones by id. An entry without selectors matches nobody.
     pub fn matching(&self, selectors: &SelectorSet) -> Vec<Arc<Entry>> {
-        let mut found: Vec<usize> = selectors
+        let mut found: Vec<Arc<Entry>> = selectors
             .iter()
-            .filter_map(|selector| self.by_rarest.get(selector))
+            .filter_map(|selector| self.by_selector.get(selector))
             .flatten()
-            .copied()
-            .filter(|at| {
-                self.ordered
-                    .get(*at)
-                    .is_some_and(|entry| entry.selectors.is_subset(selectors))
-            })
+            .filter(|entry| entry.selectors.is_subset(selectors))
+            .cloned()
             .collect();
-        found.sort_unstable();
+        found.sort_unstable_by(|a, b| a.age().cmp(&b.age()));
         found
-            .into_iter()
-            .filter_map(|at| self.ordered.get(at).cloned())
-            .collect()
     }
 
     /// The entries whose SVIDs the process gets: those that match and are for the Workload API, and of several with
@@ -83,31 +92,22 @@ impl EntryIndex {
 
     /// The entry with that id.
     pub fn get(&self, id: &EntryId) -> Option<&Arc<Entry>> {
-        self.by_id.get(id).and_then(|at| self.ordered.get(*at))
+        self.by_id.get(id)
     }
 
-    /// All entries, in order.
+    /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        self.ordered.iter()
+        self.by_id.values()
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.ordered.len()
+        self.by_id.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.ordered.is_empty()
-    }
-
-    /// Whether the other index holds the same entries in the same state.
-    pub fn same_as(&self, other: &Self) -> bool {
-        self.len() == other.len()
-            && self
-                .iter()
-                .zip(other.iter())
-                .all(|(a, b)| Arc::ptr_eq(a, b) || a == b)
+        self.len() == 0
     }
 }
 

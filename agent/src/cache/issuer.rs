@@ -10,7 +10,7 @@ use vouchsafe_runtime::Clock;
 
 use super::X509Cache;
 use super::rotation::Lifetime;
-use super::slots::X509Svid;
+use super::slots::{Lane, X509Svid};
 use super::x509::Outcome;
 use crate::entry::{Entry, EntryId};
 use crate::random::{Backoff, jitter};
@@ -29,15 +29,15 @@ struct Prepared {
     key: LocalKey,
 }
 
-/// Has issued what is due, for as long as the process runs.
-pub async fn issue(cache: X509Cache, authority: Arc<dyn Authority>, clock: Clock) {
+/// Has issued what is due in a lane, for as long as the process runs.
+pub async fn issue(cache: X509Cache, lane: Lane, authority: Arc<dyn Authority>, clock: Clock) {
     let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
     let mut batch = MAX_BATCH;
     loop {
         let now = clock.now();
-        let due = cache.take_due(now, batch);
+        let due = cache.take_due(lane, now, batch);
         if due.is_empty() {
-            wait(&cache, &clock, now).await;
+            wait(&cache, lane, &clock, now).await;
             continue;
         }
         match issue_batch(authority.as_ref(), &due, &clock).await {
@@ -59,8 +59,8 @@ pub async fn issue(cache: X509Cache, authority: Arc<dyn Authority>, clock: Clock
     }
 }
 
-async fn wait(cache: &X509Cache, clock: &Clock, now: OffsetDateTime) {
-    let next = cache.next_due(now);
+async fn wait(cache: &X509Cache, lane: Lane, clock: &Clock, now: OffsetDateTime) {
+    let next = cache.next_due(lane, now);
     let time = async {
         match next {
             Some(due) => clock.sleep_until(due).await,
@@ -68,7 +68,7 @@ async fn wait(cache: &X509Cache, clock: &Clock, now: OffsetDateTime) {
         }
     };
     tokio::select! {
-        () = cache.work() => {}
+        () = cache.work(lane) => {}
         () = time => {}
     }
 }

@@ -1,7 +1,7 @@
 //! JWT-SVIDs that were fetched before. A token is kept for one process alone: the key of the cache names the process
 //! itself (never its number), and a process that has executed another program since gets a new one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
@@ -11,6 +11,7 @@ use vouchsafe_workload_attestors::Fingerprint;
 
 use super::rotation::Lifetime;
 use crate::entry::{EntryId, EntryVersion};
+use crate::knowledge::{EntryChange, Knowledge};
 
 /// For whom and for what a token is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -131,6 +132,23 @@ impl JwtCache {
     pub fn retain_entries(&self, exists: impl Fn(&EntryId) -> bool) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.places.retain(|key, _| exists(&key.entry));
+    }
+
+    /// Forgets the tokens of entries that are gone since the state of that version, as far as it is remembered.
+    pub fn follow_since(&self, known: &Knowledge, version: u64) {
+        let gone = known.since(version).map(|steps| {
+            let gone = |change: &EntryChange| match (&change.before, &change.after) {
+                (Some(entry), None) => Some(entry.id.clone()),
+                _ => None,
+            };
+            let changes = steps.flat_map(|step| &step.entries);
+            changes.filter_map(gone).collect::<HashSet<EntryId>>()
+        });
+        match gone {
+            Some(gone) if gone.is_empty() => {}
+            Some(gone) => self.retain_entries(|id| !gone.contains(id)),
+            None => self.retain_entries(|id| known.entries.get(id).is_some()),
+        }
     }
 
     /// How many tokens there are.

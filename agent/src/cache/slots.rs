@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 use vouchsafe_identity::SpiffeId;
 use vouchsafe_identity::secret::Secret;
 
 use super::EntryIndex;
 use super::rotation::Lifetime;
 use crate::entry::{Entry, EntryId, EntryVersion};
+use crate::knowledge::EntryChange;
 
 /// After a first failure an SVID is asked for again after this long; twice as long after each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
@@ -57,17 +59,55 @@ pub struct Failure {
     retry_at: OffsetDateTime,
 }
 
+/// Wakes one caller when something becomes of an SVID that it holds. Cheap to clone: all clones wake the same.
+#[derive(Debug, Clone, Default)]
+pub struct Watcher(Arc<Notify>);
+
+impl Watcher {
+    /// Waits until something became of one of the SVIDs. What happens while nobody waits is kept.
+    pub async fn woken(&self) {
+        self.0.notified().await;
+    }
+
+    fn wake(&self) {
+        self.0.notify_one();
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// What a caller got for holding an SVID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin {
+    slot: u64,
+    /// Whether the SVID is still to be had.
+    pub awaits: bool,
+}
+
 #[derive(Debug)]
 struct Slot {
     entry: Arc<Entry>,
+    /// Tells it from an earlier slot of the same entry.
+    born: u64,
     svid: Option<Arc<X509Svid>>,
     failure: Option<Failure>,
     asked: bool,
-    pins: usize,
+    /// The callers that hold it, each as often as it does.
+    pins: Vec<Watcher>,
     used: u64,
 }
 
 impl Slot {
+    /// Takes in the entry as it is now.
+    fn update(&mut self, entry: &Arc<Entry>) {
+        if entry.version != self.entry.version {
+            self.failure = None;
+        }
+        self.entry = Arc::clone(entry);
+    }
+
     /// From when on a (new) SVID is needed; `None`: at once.
     fn needed_from(&self) -> Option<OffsetDateTime> {
         let needed = match &self.svid {
@@ -87,7 +127,12 @@ impl Slot {
 
     /// Who is served first: those that a caller waits for, then those without, then by age.
     fn urgency(&self) -> (bool, bool, Option<OffsetDateTime>) {
-        (self.pins == 0, self.svid.is_some(), self.needed_from())
+        (self.pins.is_empty(), self.svid.is_some(), self.needed_from())
+    }
+
+    /// Wakes the callers that hold it.
+    fn tell(&self) {
+        self.pins.iter().for_each(Watcher::wake);
     }
 
     fn usable(&self, now: OffsetDateTime) -> Option<Arc<X509Svid>> {
@@ -95,6 +140,22 @@ impl Slot {
             .as_ref()
             .filter(|svid| svid.spiffe_id == self.entry.spiffe_id && !svid.lifetime.is_over(now))
             .cloned()
+    }
+}
+
+/// SVIDs are had in two lanes, so that a caller that waits for one does not wait for a large batch of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Those that a caller waits for.
+    Urgent,
+    /// All others.
+    Ahead,
+}
+
+impl Lane {
+    fn takes(self, slot: &Slot) -> bool {
+        let urgent = slot.svid.is_none() && !slot.pins.is_empty();
+        urgent == (self == Self::Urgent)
     }
 }
 
@@ -132,18 +193,58 @@ impl Slots {
     pub fn follow(&mut self, entries: &EntryIndex) {
         self.slots.retain(|id, slot| match entries.get(id) {
             Some(entry) => {
-                if entry.version != slot.entry.version {
-                    slot.failure = None;
-                }
-                slot.entry = Arc::clone(entry);
+                slot.update(entry);
                 true
             }
-            None => false,
-        });
-        for entry in entries.iter().filter(|entry| entry.prefetch && !entry.store_svid) {
-            if self.slots.len() >= self.limit {
-                break;
+            None => {
+                slot.tell();
+                false
             }
+        });
+        self.fill(entries);
+    }
+
+    /// Takes in some changes of what the server says; `entries` are all as they are now.
+    pub fn change<'a>(&mut self, changes: impl IntoIterator<Item = &'a EntryChange>, entries: &EntryIndex) {
+        let mut room = false;
+        for change in changes {
+            let full = self.slots.len() >= self.limit;
+            match (&change.before, &change.after) {
+                (_, Some(entry)) => match self.slots.get_mut(&entry.id) {
+                    Some(slot) => slot.update(entry),
+                    None if entry.is_prefetched() && !full => {
+                        self.slot(entry);
+                    }
+                    None => {}
+                },
+                (Some(gone), None) => {
+                    // A caller that holds the slot by a later state of what is known holds it anew.
+                    let slot = self.slots.remove(&gone.id);
+                    slot.iter().for_each(Slot::tell);
+                    room |= slot.is_some();
+                }
+                (None, None) => {}
+            }
+        }
+        // Entries that found no room before may find it now.
+        if room && entries.len() > self.slots.len() {
+            self.fill(entries);
+        }
+    }
+
+    /// Has SVIDs before anyone asks, of the oldest entries first, as long as there is room.
+    fn fill(&mut self, entries: &EntryIndex) {
+        let room = self.limit.saturating_sub(self.slots.len());
+        if room == 0 {
+            return;
+        }
+        let lacking = |entry: &&Arc<Entry>| entry.is_prefetched() && !self.slots.contains_key(&entry.id);
+        let mut lacking: Vec<&Arc<Entry>> = entries.iter().filter(lacking).collect();
+        if lacking.len() > room {
+            lacking.select_nth_unstable_by(room, |a, b| a.age().cmp(&b.age()));
+            lacking.truncate(room);
+        }
+        for entry in lacking {
             self.slot(entry);
         }
     }
@@ -153,26 +254,40 @@ impl Slots {
         let used = self.tick;
         self.slots.entry(entry.id.clone()).or_insert_with(|| Slot {
             entry: Arc::clone(entry),
+            born: used,
             svid: None,
             failure: None,
             asked: false,
-            pins: 0,
+            pins: Vec::new(),
             used,
         })
     }
 
-    /// A caller wants the SVID of this entry, and keeps it from being evicted until [`Slots::unpin`].
-    pub fn pin(&mut self, entry: &Arc<Entry>) {
+    /// A caller wants the SVID of this entry, hears of what becomes of it, and keeps it from being evicted until
+    /// [`Slots::unpin`].
+    pub fn pin(&mut self, entry: &Arc<Entry>, watcher: &Watcher) -> Pin {
         let tick = self.tick + 1;
         let slot = self.slot(entry);
-        slot.pins += 1;
+        slot.pins.push(watcher.clone());
         slot.used = tick;
+        Pin {
+            slot: slot.born,
+            awaits: slot.svid.is_none(),
+        }
+    }
+
+    /// Whether the pin still holds the SVID of that entry: not where the entry was gone in between.
+    pub fn is_pinned(&self, id: &EntryId, pin: Pin) -> bool {
+        self.slots.get(id).is_some_and(|slot| slot.born == pin.slot)
     }
 
     /// A caller is done with it.
-    pub fn unpin(&mut self, id: &EntryId) {
-        if let Some(slot) = self.slots.get_mut(id) {
-            slot.pins = slot.pins.saturating_sub(1);
+    pub fn unpin(&mut self, id: &EntryId, pin: Pin, watcher: &Watcher) {
+        if let Some(slot) = self.slots.get_mut(id)
+            && slot.born == pin.slot
+            && let Some(at) = slot.pins.iter().position(|pin| pin.is(watcher))
+        {
+            slot.pins.swap_remove(at);
         }
         self.evict();
     }
@@ -186,7 +301,7 @@ impl Slots {
         let mut idle: Vec<(u64, EntryId)> = self
             .slots
             .iter()
-            .filter(|(_, slot)| slot.pins == 0)
+            .filter(|(_, slot)| slot.pins.is_empty())
             .map(|(id, slot)| (slot.used, id.clone()))
             .collect();
         idle.sort_unstable();
@@ -210,8 +325,12 @@ impl Slots {
 
     /// Takes at most `count` entries whose SVIDs are to be had now, the most urgent first. Each is answered with
     /// [`Slots::issued`] or [`Slots::failed`].
-    pub fn take_due(&mut self, now: OffsetDateTime, count: usize) -> Vec<Arc<Entry>> {
-        let mut due: Vec<&mut Slot> = self.slots.values_mut().filter(|slot| slot.is_due(now)).collect();
+    pub fn take_due(&mut self, lane: Lane, now: OffsetDateTime, count: usize) -> Vec<Arc<Entry>> {
+        let mut due: Vec<&mut Slot> = self
+            .slots
+            .values_mut()
+            .filter(|slot| lane.takes(slot) && slot.is_due(now))
+            .collect();
         due.sort_by_key(|slot| slot.urgency());
         due.into_iter()
             .take(count)
@@ -223,10 +342,10 @@ impl Slots {
     }
 
     /// When something will next be due, if nothing changes.
-    pub fn next_due(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    pub fn next_due(&self, lane: Lane, now: OffsetDateTime) -> Option<OffsetDateTime> {
         self.slots
             .values()
-            .filter(|slot| !slot.asked)
+            .filter(|slot| lane.takes(slot) && !slot.asked)
             .map(|slot| slot.needed_from().unwrap_or(now))
             .min()
     }
@@ -237,6 +356,7 @@ impl Slots {
             slot.asked = false;
             slot.failure = None;
             slot.svid = Some(Arc::new(svid));
+            slot.tell();
         }
     }
 
@@ -249,6 +369,7 @@ impl Slots {
                 attempts: 0,
                 retry_at: now + UNASKED_RETRY,
             });
+            slot.tell();
         }
     }
 
@@ -265,6 +386,7 @@ impl Slots {
                 attempts: attempts + 1,
                 retry_at: now + wait,
             });
+            slot.tell();
         }
     }
 

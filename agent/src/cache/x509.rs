@@ -1,14 +1,15 @@
 //! The X.509-SVIDs that are held, shared by callers and the issuer: a lock around [`Slots`], and who is woken when.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 
 use super::EntryIndex;
-use super::slots::{Held, Slots, X509Svid};
+use super::slots::{Held, Lane, Pin, Slots, Watcher, X509Svid};
 use crate::entry::{Entry, EntryId};
+use crate::knowledge::Knowledge;
 
 /// Holds X.509-SVIDs. Cheap to clone: all clones hold the same.
 #[derive(Debug, Clone)]
@@ -19,8 +20,10 @@ struct Shared {
     slots: Mutex<Slots>,
     /// Counts changes of what [`X509Cache::look`] says.
     changes: watch::Sender<u64>,
-    /// Wakes the issuer.
-    work: Notify,
+    /// Wakes the issuer of SVIDs that callers wait for.
+    urgent: Notify,
+    /// Wakes the issuer of the others.
+    ahead: Notify,
 }
 
 /// The outcome of asking for one SVID.
@@ -32,27 +35,43 @@ impl X509Cache {
         Self(Arc::new(Shared {
             slots: Mutex::new(Slots::new(limit)),
             changes: watch::Sender::new(0),
-            work: Notify::new(),
+            urgent: Notify::new(),
+            ahead: Notify::new(),
         }))
     }
 
-    /// Takes in what the server now says.
+    /// Takes in all that the server now says.
     pub fn follow(&self, entries: &EntryIndex) {
         self.lock().follow(entries);
-        self.0.work.notify_one();
+        self.wake();
     }
 
-    /// Says that a caller wants the SVIDs of these entries, until the pins are dropped.
-    pub fn pin(&self, entries: &[Arc<Entry>]) -> Pins {
+    /// Takes in what differs since the state of that version, as far as it is remembered, else all of it.
+    pub fn follow_since(&self, known: &Knowledge, version: u64) {
+        let Some(steps) = known.since(version) else {
+            return self.follow(&known.entries);
+        };
+        let changes = steps.flat_map(|step| &step.entries);
+        self.lock().change(changes, &known.entries);
+        self.wake();
+    }
+
+    /// Says that a caller wants the SVIDs of these entries, and is woken by what becomes of them, until the pins are
+    /// dropped.
+    pub fn pin(&self, entries: &[Arc<Entry>], watcher: &Watcher) -> Pins {
         let mut slots = self.lock();
-        for entry in entries {
-            slots.pin(entry);
-        }
+        let held: HashMap<EntryId, Pin> = entries
+            .iter()
+            .map(|entry| (entry.id.clone(), slots.pin(entry, watcher)))
+            .collect();
         drop(slots);
-        self.0.work.notify_one();
+        if held.values().any(|pin| pin.awaits) {
+            self.0.urgent.notify_one();
+        }
         Pins {
             cache: self.clone(),
-            ids: entries.iter().map(|entry| entry.id.clone()).collect(),
+            watcher: watcher.clone(),
+            held,
         }
     }
 
@@ -73,18 +92,26 @@ impl X509Cache {
     }
 
     /// Takes at most `count` entries whose SVIDs are to be had now.
-    pub(super) fn take_due(&self, now: OffsetDateTime, count: usize) -> Vec<Arc<Entry>> {
-        self.lock().take_due(now, count)
+    pub(super) fn take_due(&self, lane: Lane, now: OffsetDateTime, count: usize) -> Vec<Arc<Entry>> {
+        self.lock().take_due(lane, now, count)
     }
 
     /// When something will next be due, if nothing changes.
-    pub(super) fn next_due(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
-        self.lock().next_due(now)
+    pub(super) fn next_due(&self, lane: Lane, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        self.lock().next_due(lane, now)
     }
 
     /// Waits until something may be due earlier than [`X509Cache::next_due`] said.
-    pub(super) async fn work(&self) {
-        self.0.work.notified().await;
+    pub(super) async fn work(&self, lane: Lane) {
+        match lane {
+            Lane::Urgent => self.0.urgent.notified().await,
+            Lane::Ahead => self.0.ahead.notified().await,
+        }
+    }
+
+    fn wake(&self) {
+        self.0.urgent.notify_one();
+        self.0.ahead.notify_one();
     }
 
     /// Takes in that a call for these entries failed as a whole.
@@ -111,6 +138,8 @@ impl X509Cache {
     }
 
     fn changed(&self) {
+        // What was issued is from now on the other lane's to renew.
+        self.wake();
         self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
@@ -123,21 +152,28 @@ impl X509Cache {
 #[derive(Debug)]
 pub struct Pins {
     cache: X509Cache,
-    ids: HashSet<EntryId>,
+    watcher: Watcher,
+    held: HashMap<EntryId, Pin>,
 }
 
 impl Pins {
-    /// Whether these are the pins of exactly these entries.
+    /// Whether these are the pins of exactly these entries, and still hold.
     pub fn hold(&self, entries: &[Arc<Entry>]) -> bool {
-        self.ids.len() == entries.len() && entries.iter().all(|entry| self.ids.contains(&entry.id))
+        let slots = self.cache.lock();
+        let held = |entry: &Arc<Entry>| {
+            self.held
+                .get(&entry.id)
+                .is_some_and(|pin| slots.is_pinned(&entry.id, *pin))
+        };
+        self.held.len() == entries.len() && entries.iter().all(held)
     }
 }
 
 impl Drop for Pins {
     fn drop(&mut self) {
         let mut slots = self.cache.lock();
-        for id in &self.ids {
-            slots.unpin(id);
+        for (id, pin) in &self.held {
+            slots.unpin(id, *pin, &self.watcher);
         }
     }
 }

@@ -26,6 +26,7 @@ fn the_smallest_file_works() {
         Path::new("/var/lib/vouchsafe-agent/admin.sock")
     );
     assert_eq!(config.sync_interval.get(), Duration::from_secs(5));
+    assert_eq!(config.hold_unmatched.get(), Duration::ZERO);
 }
 
 #[test]
@@ -35,6 +36,11 @@ fn mistakes_are_named() {
         ("sync_interval = 5\n", "unit"),
         ("sync_interval = \"1ms\"\n", "`sync_interval` of 1ms"),
         ("insecure_bootstrap = true\n", "remove one of them"),
+        ("hold_unmatched = \"11m\"\n", "`hold_unmatched` of 11m"),
+        (
+            "limits.max_held_calls_per_uid = 0\n",
+            "`limits.max_held_calls_per_uid` is 0",
+        ),
         ("join_token = \"a b\"\n", "join token"),
         (
             "join_token = \"a\"\njoin_token_file = \"/x\"\n",

@@ -16,7 +16,7 @@ use vouchsafe_runtime::Clock;
 
 use super::protocol::{Exchange, Step};
 use crate::entry::Entry;
-use crate::knowledge::{Knowledge, News};
+use crate::knowledge::{Knowledge, News, Whole};
 use crate::upstream::convert;
 use crate::upstream::{EntrySource, Upstream, UpstreamError};
 
@@ -154,6 +154,10 @@ impl EntrySource for Polling {
             }
         }
         self.asked = true;
-        Ok(News { entries, bundles })
+        Ok(News::Whole(Whole {
+            entries,
+            bundles,
+            resume: None,
+        }))
     }
 }

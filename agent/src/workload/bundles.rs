@@ -2,6 +2,7 @@
 //! that its entries federate with.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tonic::Status;
 use vouchsafe_identity::Bundle;
@@ -9,7 +10,9 @@ use vouchsafe_proto::workload::{JwtBundlesResponse, X509BundlesResponse};
 
 use super::feed::{Frame, Topic};
 use super::{Parts, identities};
+use crate::cache::slots::Watcher;
 use crate::caller::Caller;
+use crate::entry::Entry;
 use crate::knowledge::Knowledge;
 
 /// X.509 roots.
@@ -28,15 +31,17 @@ impl Topic for X509Bundles {
         _: &Parts,
         known: &Knowledge,
         caller: &Caller,
+        _watcher: &Watcher,
         _late: bool,
     ) -> Frame<X509BundlesResponse> {
         frame(
-            bundles(known, caller, |bundle| Ok(bundle.x509_der_concat())).map(|bundles| {
-                X509BundlesResponse {
-                    crl: Vec::new(),
-                    bundles,
-                }
-            }),
+            known,
+            caller,
+            |bundle| Ok(bundle.x509_der_concat()),
+            |bundles| X509BundlesResponse {
+                crl: Vec::new(),
+                bundles,
+            },
         )
     }
 }
@@ -49,33 +54,42 @@ impl Topic for JwtBundles {
         _: &Parts,
         known: &Knowledge,
         caller: &Caller,
+        _watcher: &Watcher,
         _late: bool,
     ) -> Frame<JwtBundlesResponse> {
         let encode = |bundle: &Bundle| bundle.jwt_jwks().map_err(|e| Status::internal(e.to_string()));
-        frame(bundles(known, caller, encode).map(|bundles| JwtBundlesResponse { bundles }))
+        frame(known, caller, encode, |bundles| JwtBundlesResponse { bundles })
     }
 }
 
-fn frame<M>(message: Result<M, Status>) -> Frame<M> {
-    match message {
-        Ok(message) => Frame::Settled(message),
+/// The caller's bundles by trust domain id, as a message.
+fn frame<M>(
+    known: &Knowledge,
+    caller: &Caller,
+    encode: impl Fn(&Bundle) -> Result<Vec<u8>, Status>,
+    message: impl Fn(BTreeMap<String, Vec<u8>>) -> M,
+) -> Frame<M> {
+    let entries = match identities(known, &caller.selectors) {
+        Ok(entries) => entries,
+        Err(status) => return Frame::Unmatched(status),
+    };
+    match bundles(known, &entries, encode) {
+        Ok(bundles) => Frame::Settled(message(bundles)),
         Err(status) => Frame::Over(status),
     }
 }
 
-/// The caller's bundles by trust domain id.
 fn bundles(
     known: &Knowledge,
-    caller: &Caller,
+    entries: &[Arc<Entry>],
     encode: impl Fn(&Bundle) -> Result<Vec<u8>, Status>,
 ) -> Result<BTreeMap<String, Vec<u8>>, Status> {
-    let entries = identities(known, &caller.selectors)?;
     let own = known
         .own_bundle()
         .ok_or_else(|| Status::unavailable("the agent has no bundle of its trust domain"))?;
     let mut bundles = BTreeMap::new();
     bundles.insert(known.trust_domain.id().to_string(), encode(own)?);
-    for (trust_domain, bundle) in known.federated(&entries) {
+    for (trust_domain, bundle) in known.federated(entries) {
         bundles.insert(trust_domain.id().to_string(), encode(bundle)?);
     }
     Ok(bundles)

@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use tonic::Status;
 use zeroize::Zeroizing;
 
+use super::hold::Hold;
 use super::{PATIENCE, Parts, unheard};
+use crate::cache::slots::Watcher;
 use crate::caller::Caller;
 use crate::knowledge::Knowledge;
 
@@ -18,12 +20,14 @@ pub trait Topic: Send + 'static {
     /// The message.
     type Message: Message + 'static;
 
-    /// The message for this moment. `late`: patience has run out, so what is there must do.
+    /// The message for this moment. `watcher` wakes the stream by SVIDs that it holds. `late`: patience has run out, so
+    /// what is there must do.
     fn frame(
         &mut self,
         parts: &Parts,
         known: &Knowledge,
         caller: &Caller,
+        watcher: &Watcher,
         late: bool,
     ) -> Frame<Self::Message>;
 }
@@ -37,6 +41,8 @@ pub enum Frame<M> {
     Passing(M),
     /// Nothing can be said yet.
     Pending,
+    /// The caller matches nothing, for which this is the answer.
+    Unmatched(Status),
     /// The stream ends.
     Over(Status),
 }
@@ -46,8 +52,12 @@ struct Feed<T> {
     caller: Caller,
     topic: T,
     known: watch::Receiver<Arc<Knowledge>>,
-    svids: watch::Receiver<u64>,
+    /// Wakes this stream when something becomes of an SVID that it holds.
+    watcher: Watcher,
+    /// The version of what was known at the last look; `None`: there is to be a look whatever changed.
+    seen: Option<u64>,
     patience: Option<Instant>,
+    hold: Hold,
     sent: Option<Digest>,
     over: bool,
 }
@@ -63,10 +73,12 @@ pub fn stream<T: Topic>(
 ) -> impl Stream<Item = Result<T::Message, Status>> + Send {
     let feed = Feed {
         known: parts.knowledge.changes(),
-        svids: parts.x509.changes(),
+        watcher: Watcher::default(),
+        hold: parts.holding.begin(&caller),
         parts,
         caller,
         topic,
+        seen: None,
         patience: None,
         sent: None,
         over: false,
@@ -89,8 +101,14 @@ impl<T: Topic> Feed<T> {
         loop {
             // Marked as seen first: what changes while the message is made is seen in the next round.
             let known = Arc::clone(&self.known.borrow_and_update());
-            self.svids.borrow_and_update();
-            if let Some(message) = self.look(&known)? {
+            let seen = self.seen.replace(known.version);
+            // Most changes are others': telling that is cheaper than to make the same message again.
+            if seen.is_none_or(|seen| known.concerns(seen, &self.caller.selectors))
+                && let Some(message) = self.look(&known)?
+            {
+                if self.is_another_since_held().await? {
+                    continue;
+                }
                 // Whoever is not what it was gets nothing.
                 self.parts.gate.check(&self.caller.connection).await?;
                 return Ok(message);
@@ -99,16 +117,41 @@ impl<T: Topic> Feed<T> {
         }
     }
 
+    /// Measures a caller again that was held; whether it has other selectors than before, so that the message is not
+    /// for it.
+    async fn is_another_since_held(&mut self) -> Result<bool, Status> {
+        if !self.hold.release() {
+            return Ok(false);
+        }
+        let caller = self.parts.gate.measure(&self.caller.connection).await?;
+        let before = std::mem::replace(&mut self.caller, caller);
+        if before.selectors == self.caller.selectors {
+            return Ok(false);
+        }
+        (self.sent, self.seen) = (None, None);
+        Ok(true)
+    }
+
     /// The message for this moment, if it is a new one.
     fn look(&mut self, known: &Knowledge) -> Result<Option<T::Message>, Status> {
         let late = self.patience.is_some_and(|until| until <= Instant::now());
         let frame = match known.complete {
-            true => self.topic.frame(&self.parts, known, &self.caller, late),
+            true => {
+                let watcher = &self.watcher;
+                self.topic.frame(&self.parts, known, &self.caller, watcher, late)
+            }
             false if late => Frame::Over(unheard()),
             false => Frame::Pending,
         };
         let message = match frame {
             Frame::Over(status) => return Err(status),
+            // Who had something has lost it, and hears of it at once.
+            Frame::Unmatched(status) if self.sent.is_some() => return Err(status),
+            Frame::Unmatched(status) => {
+                self.patience = None;
+                self.hold.keep(status)?;
+                return Ok(None);
+            }
             Frame::Pending => {
                 self.patience.get_or_insert_with(|| Instant::now() + PATIENCE);
                 return Ok(None);
@@ -138,18 +181,20 @@ impl<T: Topic> Feed<T> {
     async fn change(&mut self) -> Result<(), Status> {
         let patience = self.patience.filter(|until| *until > Instant::now());
         let late = async {
-            match patience {
+            match patience.into_iter().chain(self.hold.until()).min() {
                 Some(until) => tokio::time::sleep_until(until).await,
                 None => std::future::pending().await,
             }
         };
         let stopping = || Status::unavailable("the agent is stopping");
         tokio::select! {
-            () = self.parts.stopping.cancelled() => Err(stopping()),
-            changed = self.known.changed() => changed.map_err(|_| stopping()),
-            changed = self.svids.changed() => changed.map_err(|_| stopping()),
-            () = late => Ok(()),
+            () = self.parts.stopping.cancelled() => return Err(stopping()),
+            changed = self.known.changed() => return changed.map_err(|_| stopping()),
+            () = self.watcher.woken() => {}
+            () = late => {}
         }
+        self.seen = None;
+        Ok(())
     }
 }
 

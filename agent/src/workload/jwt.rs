@@ -12,7 +12,7 @@ use vouchsafe_proto::workload::{
     JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse,
 };
 
-use super::{Parts, identities};
+use super::{Matched, Parts};
 use crate::cache::jwt::{Cached, JwtContext, JwtKey, JwtSvid};
 use crate::caller::Caller;
 use crate::entry::Entry;
@@ -32,21 +32,13 @@ const FOREIGN_CLAIMS: [&str; 3] = ["sub", "exp", "aud"];
 /// The status for the caller.
 pub async fn fetch(
     parts: &Parts,
-    caller: &Caller,
+    caller: &mut Caller,
     request: JwtsvidRequest,
 ) -> Result<JwtsvidResponse, Status> {
     let audience = audience(request.audience)?;
     let wanted = wanted(&request.spiffe_id)?;
-    let known = parts.known().await?;
-    let mut entries = identities(&known, &caller.selectors)?;
-    if let Some(wanted) = &wanted {
-        entries.retain(|entry| entry.spiffe_id == *wanted);
-        if entries.is_empty() {
-            return Err(Status::permission_denied(format!(
-                "no identity issued: `{wanted}` is not among the identities of this process"
-            )));
-        }
-    }
+    let Matched { entries, .. } = parts.matched(caller, wanted.as_ref()).await?;
+    let caller = &*caller;
     let fetched = entries.iter().map(|entry| one(parts, caller, entry, &audience));
     let tokens = try_join_all(fetched).await?;
     let svids = entries
@@ -160,7 +152,7 @@ fn wanted(spiffe_id: &str) -> Result<Option<SpiffeId>, Status> {
 /// The status for the caller.
 pub async fn validate(
     parts: &Parts,
-    caller: &Caller,
+    caller: &mut Caller,
     request: ValidateJwtsvidRequest,
 ) -> Result<ValidateJwtsvidResponse, Status> {
     if request.audience.is_empty() {
@@ -169,8 +161,7 @@ pub async fn validate(
     if request.svid.is_empty() {
         return Err(Status::invalid_argument("svid must be specified"));
     }
-    let known = parts.known().await?;
-    let entries = identities(&known, &caller.selectors)?;
+    let Matched { known, entries } = parts.matched(caller, None).await?;
     let federated = known.federated(&entries);
     let bundle_of = |trust_domain: &vouchsafe_identity::TrustDomain| {
         if *trust_domain == known.trust_domain {

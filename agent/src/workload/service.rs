@@ -64,8 +64,8 @@ impl SpiffeWorkloadApi for Service {
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
-        let response = jwt::fetch(&self.0, &caller, request.into_inner()).await?;
+        let mut caller = self.0.caller(&request).await?;
+        let response = jwt::fetch(&self.0, &mut caller, request.into_inner()).await?;
         self.0.gate.check(&caller.connection).await?;
         Ok(Response::new(response))
     }
@@ -81,8 +81,8 @@ impl SpiffeWorkloadApi for Service {
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
-        let response = jwt::validate(&self.0, &caller, request.into_inner()).await?;
+        let mut caller = self.0.caller(&request).await?;
+        let response = jwt::validate(&self.0, &mut caller, request.into_inner()).await?;
         self.0.gate.check(&caller.connection).await?;
         Ok(Response::new(response))
     }

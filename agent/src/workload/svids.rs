@@ -8,7 +8,7 @@ use vouchsafe_proto::workload::{X509svid, X509svidResponse};
 
 use super::feed::{Frame, Topic};
 use super::{Parts, identities};
-use crate::cache::slots::{Held, X509Svid};
+use crate::cache::slots::{Held, Watcher, X509Svid};
 use crate::cache::x509::Pins;
 use crate::caller::Caller;
 use crate::entry::{Entry, EntryId};
@@ -29,14 +29,15 @@ impl Topic for Svids {
         parts: &Parts,
         known: &Knowledge,
         caller: &Caller,
+        watcher: &Watcher,
         late: bool,
     ) -> Frame<X509svidResponse> {
         let entries = match identities(known, &caller.selectors) {
             Ok(entries) => entries,
-            Err(status) => return Frame::Over(status),
+            Err(status) => return Frame::Unmatched(status),
         };
         if !self.pins.as_ref().is_some_and(|pins| pins.hold(&entries)) {
-            self.pins = Some(parts.x509.pin(&entries));
+            self.pins = Some(parts.x509.pin(&entries, watcher));
         }
         let held = parts.x509.look(&entries, parts.clock.now());
         let awaited = held.iter().any(|held| matches!(held, Held::Awaited));

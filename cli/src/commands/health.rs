@@ -119,6 +119,7 @@ async fn agent_health(global: &Global) -> Result<HealthView, CliError> {
             ("last sync", time(answer.last_sync_at)),
             ("entries", answer.entries.to_string()),
             ("cached SVIDs", answer.cached_svids.to_string()),
+            ("held calls", answer.held_calls.to_string()),
         ],
         parts: parts(&answer.parts),
     })

@@ -99,3 +99,62 @@ proptest! {
         prop_assert_eq!(found, naive);
     }
 }
+
+proptest! {
+    #[test]
+    fn an_index_that_changed_step_by_step_answers_as_one_built_at_once(
+        steps in proptest::collection::vec((0_u8..12, proptest::option::of(some_selectors())), 0..60),
+        process in some_selectors(),
+    ) {
+        let mut index = EntryIndex::default();
+        let mut plain = std::collections::BTreeMap::new();
+        for (n, selectors) in steps {
+            let id = format!("e{n:03}");
+            let before = match selectors {
+                Some(selectors) => {
+                    let entry = Arc::new(Entry { selectors, ..Entry::clone(&entry(&id, &[])) });
+                    plain.insert(id, Arc::clone(&entry));
+                    index.put(entry)
+                }
+                None => {
+                    plain.remove(&id);
+                    index.remove(&id.as_str().into())
+                }
+            };
+            if let Some(before) = before {
+                prop_assert!(!index.iter().any(|entry| Arc::ptr_eq(entry, &before)));
+            }
+        }
+        let rebuilt = EntryIndex::new(plain.into_values());
+        prop_assert_eq!(index.len(), rebuilt.len());
+        prop_assert_eq!(index.matching(&process), rebuilt.matching(&process));
+        for entry in rebuilt.iter() {
+            index.remove(&entry.id);
+        }
+        prop_assert!(index.is_empty());
+        prop_assert_eq!(index.by_selector.len(), 0, "nothing is left behind");
+    }
+}
+
+/// The next state of a large set must cost little while readers hold the last one.
+#[test]
+fn a_change_among_100_000_entries_copies_little() {
+    let mut index = EntryIndex::new((0..100_000).map(|n| {
+        let path = format!("unix:path:/bin/{n}");
+        entry(&format!("e{n}"), &["unix:uid:0", &path])
+    }));
+    let rounds = 200;
+    let mut held = index.clone();
+    let start = tokio::time::Instant::now();
+    for n in 0..rounds {
+        let mut next = index.clone();
+        next.put(entry(&format!("e{n}"), &["unix:uid:0", "unix:path:/bin/other"]));
+        held = std::mem::replace(&mut index, next);
+    }
+    let each = start.elapsed() / rounds;
+    assert_eq!((held.len(), index.len()), (100_000, 100_000));
+    println!("one change among 100,000 entries: {each:?}");
+    assert!(each < std::time::Duration::from_millis(5), "{each:?}");
+    let process = selectors(&["unix:uid:0", "unix:path:/bin/700"]);
+    assert_eq!(index.matching(&process).len(), 1);
+}

@@ -97,7 +97,9 @@ fn running(count: usize, mood: Mood) -> Running {
         .collect();
     cache.follow(&EntryIndex::new(entries.iter().cloned()));
     let (group, _) = vouchsafe_runtime::TaskGroup::new();
-    group.passing("issuer", issue(cache.clone(), fake.clone(), clock.clone()));
+    for lane in [Lane::Urgent, Lane::Ahead] {
+        group.passing("issuer", issue(cache.clone(), lane, fake.clone(), clock.clone()));
+    }
     Running {
         fake,
         cache,

@@ -13,6 +13,21 @@ fn ids(entries: &[Arc<Entry>]) -> Vec<String> {
     entries.iter().map(|entry| entry.id.to_string()).collect()
 }
 
+/// What is due in both lanes, the urgent first.
+fn due(slots: &mut Slots, now: OffsetDateTime, count: usize) -> Vec<Arc<Entry>> {
+    let mut due = slots.take_due(Lane::Urgent, now, count);
+    due.extend(slots.take_due(Lane::Ahead, now, count - due.len()));
+    due
+}
+
+fn next(slots: &Slots, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    let lanes = [Lane::Urgent, Lane::Ahead];
+    lanes
+        .into_iter()
+        .filter_map(|lane| slots.next_due(lane, now))
+        .min()
+}
+
 fn changed(entry: &Entry, change: impl FnOnce(&mut Entry)) -> Arc<Entry> {
     let mut entry = Entry::clone(entry);
     entry.version.revision += 1;
@@ -39,7 +54,7 @@ fn an_svid_of_another_id_is_not_served_after_the_entry_changed() {
     });
     slots.follow(&EntryIndex::new([Arc::clone(&other)]));
     assert!(matches!(slots.look(&other, at(1)), Held::Awaited));
-    assert_eq!(ids(&slots.take_due(at(1), 10)), ["one"]);
+    assert_eq!(ids(&due(&mut slots, at(1), 10)), ["one"]);
 }
 
 #[test]
@@ -50,7 +65,7 @@ fn a_changed_entry_is_issued_anew_and_the_old_svid_serves_until_then() {
     let newer = changed(&one, |e| e.hint = "new".to_owned());
     slots.follow(&EntryIndex::new([Arc::clone(&newer)]));
     assert!(matches!(slots.look(&newer, at(1)), Held::Ready(_)));
-    assert_eq!(ids(&slots.take_due(at(1), 10)), ["one"]);
+    assert_eq!(ids(&due(&mut slots, at(1), 10)), ["one"]);
 }
 
 #[test]
@@ -70,10 +85,10 @@ fn an_svid_is_due_at_its_time_and_only_once() {
     let one = entry("one", &["unix:uid:1"]);
     let mut slots = slots_of(std::slice::from_ref(&one), 10);
     slots.issued(&one.id, svid(&one, at(0), at(100)));
-    assert!(slots.take_due(at(49), 10).is_empty());
-    assert_eq!(slots.next_due(at(49)), Some(at(50)));
-    assert_eq!(ids(&slots.take_due(at(50), 10)), ["one"]);
-    assert!(slots.take_due(at(50), 10).is_empty(), "it was asked for");
+    assert!(due(&mut slots, at(49), 10).is_empty());
+    assert_eq!(next(&slots, at(49)), Some(at(50)));
+    assert_eq!(ids(&due(&mut slots, at(50), 10)), ["one"]);
+    assert!(due(&mut slots, at(50), 10).is_empty(), "it was asked for");
 }
 
 #[test]
@@ -83,10 +98,10 @@ fn what_fails_is_tried_again_later_and_later() {
     let mut now = at(0);
     let mut last = time::Duration::ZERO;
     for _ in 0..10 {
-        assert_eq!(ids(&slots.take_due(now, 10)), ["one"]);
+        assert_eq!(ids(&due(&mut slots, now, 10)), ["one"]);
         slots.failed(&one.id, "no", now);
         assert!(matches!(slots.look(&one, now), Held::Failed(reason) if reason == "no"));
-        let next = slots.next_due(now).unwrap();
+        let next = next(&slots, now).unwrap();
         assert!(next - now >= last && next - now <= LONGEST_RETRY);
         last = next - now;
         now = next;
@@ -106,30 +121,32 @@ fn a_failed_rotation_leaves_the_old_svid() {
 fn callers_that_wait_come_first() {
     let entries: Vec<_> = (0..5).map(|n| entry(&format!("e{n}"), &["unix:uid:1"])).collect();
     let mut slots = slots_of(&entries, 10);
-    slots.pin(&entries[3]);
-    assert_eq!(ids(&slots.take_due(at(0), 1)), ["e3"]);
+    slots.pin(&entries[3], &Watcher::default());
+    assert_eq!(ids(&due(&mut slots, at(0), 1)), ["e3"]);
 }
 
 #[test]
 fn prefetching_stops_at_the_limit_and_a_caller_still_gets_its_own() {
     let entries: Vec<_> = (0..5).map(|n| entry(&format!("e{n}"), &["unix:uid:1"])).collect();
     let mut slots = slots_of(&entries, 2);
-    assert_eq!(slots.take_due(at(0), 10).len(), 2);
-    slots.pin(&entries[4]);
-    assert_eq!(ids(&slots.take_due(at(0), 10)), ["e4"]);
+    assert_eq!(due(&mut slots, at(0), 10).len(), 2);
+    slots.pin(&entries[4], &Watcher::default());
+    assert_eq!(ids(&due(&mut slots, at(0), 10)), ["e4"]);
 }
 
 #[test]
 fn the_longest_unused_go_first_and_pinned_ones_stay() {
     let entries: Vec<_> = (0..4).map(|n| entry(&format!("e{n}"), &["unix:uid:1"])).collect();
     let mut slots = Slots::new(2);
+    let watcher = Watcher::default();
+    let mut pins = Vec::new();
     for one in &entries {
-        slots.pin(one);
+        pins.push(slots.pin(one, &watcher));
         slots.issued(&one.id, svid(one, at(0), at(100)));
     }
-    slots.unpin(&entries[1].id);
-    slots.unpin(&entries[2].id);
-    slots.unpin(&entries[3].id);
+    for n in 1..4 {
+        slots.unpin(&entries[n].id, pins[n], &watcher);
+    }
     assert_eq!(slots.held(), 2);
     assert!(matches!(slots.look(&entries[0], at(1)), Held::Ready(_)), "pinned");
     assert!(
@@ -142,9 +159,9 @@ fn the_longest_unused_go_first_and_pinned_ones_stay() {
 fn an_entry_that_asks_for_no_prefetch_waits_for_a_caller() {
     let shy = changed(&entry("shy", &["unix:uid:1"]), |e| e.prefetch = false);
     let mut slots = slots_of(std::slice::from_ref(&shy), 10);
-    assert!(slots.take_due(at(0), 10).is_empty());
-    slots.pin(&shy);
-    assert_eq!(ids(&slots.take_due(at(0), 10)), ["shy"]);
+    assert!(due(&mut slots, at(0), 10).is_empty());
+    slots.pin(&shy, &Watcher::default());
+    assert_eq!(ids(&due(&mut slots, at(0), 10)), ["shy"]);
 }
 
 #[test]
@@ -152,8 +169,68 @@ fn while_nobody_can_be_asked_an_svid_is_due_again_and_again() {
     let one = entry("one", &["unix:uid:1"]);
     let mut slots = slots_of(std::slice::from_ref(&one), 10);
     for second in 0..20 {
-        assert_eq!(ids(&slots.take_due(at(second), 10)), ["one"]);
+        assert_eq!(ids(&due(&mut slots, at(second), 10)), ["one"]);
         slots.unasked(&one.id, "away", at(second));
         assert!(matches!(slots.look(&one, at(second)), Held::Failed(reason) if reason == "away"));
     }
+}
+
+fn change(before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>) -> [EntryChange; 1] {
+    let (before, after) = (before.cloned(), after.cloned());
+    [EntryChange { before, after }]
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_an_svid_is_woken_by_what_becomes_of_it_and_by_nothing_else() {
+    let (one, other) = (entry("one", &["unix:uid:1"]), entry("other", &["unix:uid:1"]));
+    let mut slots = slots_of(&[Arc::clone(&one), Arc::clone(&other)], 10);
+    let watcher = Watcher::default();
+    let woken = async || {
+        tokio::time::timeout(std::time::Duration::from_secs(1), watcher.woken())
+            .await
+            .is_ok()
+    };
+    let pin = slots.pin(&one, &watcher);
+    slots.issued(&other.id, svid(&other, at(0), at(100)));
+    assert!(!woken().await);
+    slots.issued(&one.id, svid(&one, at(0), at(100)));
+    assert!(woken().await);
+    slots.failed(&one.id, "no", at(1));
+    assert!(woken().await);
+    // An entry that was gone in between is held no more, and its caller hears of it.
+    let index = EntryIndex::new([Arc::clone(&one), Arc::clone(&other)]);
+    slots.change(&change(Some(&one), None), &index);
+    slots.change(&change(None, Some(&one)), &index);
+    assert!(woken().await);
+    assert!(!slots.is_pinned(&one.id, pin));
+    slots.unpin(&one.id, pin, &watcher);
+}
+
+#[test]
+fn the_room_that_a_removed_entry_leaves_is_the_oldest_others() {
+    let aged =
+        |id: &str, created_at| changed(&entry(id, &["unix:uid:1"]), |e| e.version.created_at = created_at);
+    let entries = [aged("young", 9), aged("old", 2), aged("first", 1)];
+    let mut slots = slots_of(&entries, 1);
+    assert_eq!(ids(&due(&mut slots, at(0), 10)), ["first"]);
+    let index = EntryIndex::new(entries[..2].iter().cloned());
+    slots.change(&change(Some(&entries[2]), None), &index);
+    assert_eq!(ids(&due(&mut slots, at(0), 10)), ["old"]);
+}
+
+#[test]
+fn changes_one_by_one_lead_to_where_the_whole_leads() {
+    let one = entry("one", &["unix:uid:1"]);
+    let mut slots = slots_of(&[], 10);
+    let index = EntryIndex::new([Arc::clone(&one)]);
+    slots.change(&change(None, Some(&one)), &index);
+    assert_eq!(ids(&due(&mut slots, at(0), 10)), ["one"]);
+    slots.issued(&one.id, svid(&one, at(0), at(100)));
+    let newer = changed(&one, |e| e.hint = "new".to_owned());
+    let index = EntryIndex::new([Arc::clone(&newer)]);
+    slots.change(&change(Some(&one), Some(&newer)), &index);
+    assert!(matches!(slots.look(&newer, at(1)), Held::Ready(_)));
+    assert_eq!(ids(&due(&mut slots, at(1), 10)), ["one"], "issued anew");
+    slots.change(&change(Some(&newer), None), &EntryIndex::default());
+    assert_eq!(slots.held(), 0);
 }
