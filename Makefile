@@ -2,15 +2,15 @@
 # Everything that is installed for tests and the demo goes to .deps/, which git ignores.
 
 # Each target is a command, not a file.
-.PHONY: help deps build test torture simulation sabotage check demo clean
+.PHONY: help deps build test torture simulation sabotage check bench bench-guard demo clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 deps: ## install what tests and the demo need, or say what is missing
 	@tools/deps all
 
-build: ## build the three binaries
+build: ## build the binaries
 	cargo build --workspace --bins
 
 test: deps ## run every test that can run on this machine
@@ -38,6 +38,14 @@ check: ## formatting, lints, documentation, the rules of the repository
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 	cargo test --workspace --test tidy
+
+bench: ## measure the figures; BENCH passes flags, as in BENCH="--only 3 --quick" (docs/performance.md)
+	cargo build --release --workspace --bins
+	target/release/vouchsafe-bench $(BENCH)
+
+bench-guard: ## compare the instructions of the hot paths with the committed counts; UPDATE=1 rewrites those
+	cargo build --release -p vouchsafe-bench --bin vouchsafe-hotpaths
+	target/release/vouchsafe-hotpaths $(if $(UPDATE),--update)
 
 demo: ## three real agent processes get identities and talk mTLS
 	@tools/deps demo

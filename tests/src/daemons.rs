@@ -23,18 +23,11 @@ pub const NODE: &str = "spiffe://example.org/node/test";
 /// # Errors
 /// When it is not there: `cargo build --workspace --bins` builds it, which `make test` does first.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let built = test
-        .ancestors()
-        .nth(2)
-        .context("a test runs from target/…/deps")?;
-    let path = built.join(name);
-    ensure!(
-        path.is_file(),
-        "`{}` is not built: run `cargo build --workspace --bins`",
-        path.display()
-    );
-    Ok(path)
+    let own = std::env::current_exe()?;
+    // A binary stands beside the others, a test one folder below.
+    let mut places = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    let path = places.find(|path| path.is_file());
+    path.with_context(|| format!("`{name}` is not built: run `cargo build --workspace --bins`"))
 }
 
 /// A daemon that runs. It is killed when this is dropped.
@@ -331,6 +324,12 @@ impl Deployment {
         arguments.extend(selectors.iter().flat_map(|selector| ["--selector", selector]));
         arguments.extend(flags);
         self.json(&arguments).await
+    }
+
+    /// Host and port of the server's TLS listener.
+    #[must_use]
+    pub fn server_address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// The server's admin socket.

@@ -57,8 +57,8 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("cli", &["proto", "identity", "runtime", "server", "agent"]),
 ];
 
-/// The package that may use everything, and that nobody may use.
-const TESTS: &str = "tests";
+/// The packages that may use everything, and that nobody may use.
+const OUTSIDE: [&str; 2] = ["tests", "bench"];
 
 /// Every crate that a room without IO may use: values, encodings, cryptography.
 const PURE_CRATES: [&str; 15] = [
@@ -187,7 +187,11 @@ fn room(package: &str) -> String {
 /// Each package uses only the rooms that it may.
 pub(crate) fn rooms(graph: &Graph) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (name, package) in graph.rooms.iter().filter(|(name, _)| *name != TESTS) {
+    for (name, package) in graph
+        .rooms
+        .iter()
+        .filter(|(name, _)| !OUTSIDE.contains(&name.as_str()))
+    {
         let Some((_, may)) = ROOMS.iter().find(|(room, _)| room == name) else {
             findings.push(Finding::of(
                 name,

@@ -1,0 +1,124 @@
+//! Figure 2: JWT-SVIDs over mTLS gRPC, one a call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use vouchsafe_proto::spire::api::server::svid::v1::NewJwtsvidRequest;
+use vouchsafe_proto::spire::api::server::svid::v1::svid_client::SvidClient;
+
+use super::float;
+use crate::plan::Plan;
+use crate::raw::Raw;
+use crate::report::{Limit, Report, Times};
+use crate::{entries, fleet, rig, usage};
+
+const FIGURE: u8 = 2;
+const CONNECTIONS: usize = 8;
+
+pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
+    let deployment = rig::server().await?;
+    let admin = rig::admin(&deployment).await?;
+    let members = fleet::join(&deployment, &admin, CONNECTIONS).await?;
+    let ids: Arc<[String]> = entries::fill(&admin, 0, plan.few(), fleet::ALIAS).await?.into();
+    let channels = members
+        .iter()
+        .map(fleet::Member::channel)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let pid = rig::server_pid(&deployment)?;
+    work(
+        &channels,
+        &ids,
+        1,
+        plan.pick(Duration::from_millis(500), Duration::from_millis(50)),
+    )
+    .await?;
+    // One call at a time on each connection, as SPIRE was measured; and eight, as a busy agent calls.
+    for at_once in [1, 8] {
+        let before = Raw::measure(plan).await?;
+        let (spent, begun) = (usage::processor(pid)?, Instant::now());
+        let times = work(&channels, &ids, at_once, plan.load()).await?;
+        let rate = float(times.count()) / begun.elapsed().as_secs_f64();
+        let each_us = (usage::processor(pid)? - spent).as_secs_f64() * 1e6 / float(times.count());
+        let after = Raw::measure(plan).await?;
+        let what = format!("8 connections × {at_once}");
+        let raw = before.mean(after).es256.processor_us;
+        report.told(
+            FIGURE,
+            format!("raw ES256, before ({what})"),
+            before.es256.processor_us,
+            "µs CPU",
+        );
+        report.told(
+            FIGURE,
+            format!("raw ES256, after ({what})"),
+            after.es256.processor_us,
+            "µs CPU",
+        );
+        report.told(
+            FIGURE,
+            format!("JWT-SVID issued, server's CPU ({what})"),
+            each_us,
+            "µs CPU",
+        );
+        report.held(
+            FIGURE,
+            format!("JWT-SVID: CPU ÷ raw ES256 ({what})"),
+            Limit::AtMost(3.0),
+            each_us / raw,
+            "×",
+        );
+        report.told(FIGURE, format!("JWT-SVIDs ({what})"), rate, "a second");
+        report.told(
+            FIGURE,
+            format!("JWT-SVID, p50 ({what})"),
+            times.percentile_ms(50),
+            "ms",
+        );
+        report.told(
+            FIGURE,
+            format!("JWT-SVID, p99 ({what})"),
+            times.percentile_ms(99),
+            "ms",
+        );
+    }
+    Ok(())
+}
+
+async fn work(
+    channels: &[Channel],
+    ids: &Arc<[String]>,
+    at_once: usize,
+    limit: Duration,
+) -> anyhow::Result<Times> {
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for caller in 0..channels.len() * at_once {
+        let channel = channels.get(caller % channels.len()).context("no connection")?;
+        let mut client = SvidClient::new(channel.clone());
+        let ids: Arc<[String]> = Arc::clone(ids);
+        tasks.spawn(async move {
+            let mut times = Vec::new();
+            while begun.elapsed() < limit {
+                let mine = ids.get((caller + times.len()) % ids.len());
+                let request = NewJwtsvidRequest {
+                    entry_id: mine.context("no entry")?.clone(),
+                    audience: vec!["bench".to_owned()],
+                };
+                let asked = Instant::now();
+                let answer = client.new_jwtsvid(request).await?.into_inner();
+                times.push(asked.elapsed());
+                ensure!(answer.svid.is_some(), "an answer without an SVID");
+            }
+            Ok(times)
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(ended) = tasks.join_next().await {
+        times.extend(ended??);
+    }
+    Ok(times.into())
+}
