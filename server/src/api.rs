@@ -5,6 +5,7 @@ mod agent;
 mod bundle;
 mod conversation;
 mod entry;
+mod follow;
 mod health;
 mod server_admin;
 mod svid;
@@ -12,6 +13,7 @@ mod sync;
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::{Request, Status};
@@ -19,7 +21,8 @@ use vouchsafe_ca::CaManager;
 use vouchsafe_identity::TrustDomain;
 use vouchsafe_proto::spire::api::server as spire;
 use vouchsafe_proto::vouchsafe::server::v1::server_admin_server::ServerAdminServer;
-use vouchsafe_runtime::Clock;
+use vouchsafe_proto::vouchsafe::sync::v1::sync_server::SyncServer;
+use vouchsafe_runtime::{Clock, TaskGroup};
 use vouchsafe_store::SharedStore;
 
 use crate::config::Limits;
@@ -59,8 +62,12 @@ pub struct Parts {
     pub rates: Arc<Rates>,
     /// How much callers may ask for.
     pub limits: Limits,
+    /// Turns to tell an agent its whole set.
+    pub whole_sets: Arc<Semaphore>,
     /// Ends long streams when the server stops.
     pub stopping: CancellationToken,
+    /// Runs the streams of agents that follow.
+    pub tasks: TaskGroup,
 }
 
 impl std::fmt::Debug for Parts {
@@ -110,6 +117,7 @@ pub fn routes(parts: Parts) -> Result<Routes, ReflectionError> {
         spire::logger::v1::logger_server::LoggerServer::<Api>,
         spire::debug::v1::debug_server::DebugServer::<Api>,
         ServerAdminServer::<Api>,
+        SyncServer::<Api>,
         tonic_health::pb::health_server::HealthServer::<Api>,
     );
     routes.add_service(reflection().build_v1()?);

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vouchsafe_attestors::NodeVerifier;
@@ -235,8 +235,15 @@ fn parts(
         store: Arc::clone(store),
         rates: Arc::clone(rates),
         limits: config.limits.clone(),
+        whole_sets: places(config.limits.max_whole_sets),
         stopping: group.stopping(),
+        tasks: group.clone(),
     }
+}
+
+fn places(count: u32) -> Arc<Semaphore> {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
 }
 
 /// The audit log's front: where records go, and what the listeners hold until their last call has ended.

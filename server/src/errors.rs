@@ -3,6 +3,8 @@
 //! The text tells callers what they can do; what went wrong inside goes to the log only. Agents act on
 //! `PermissionDeniedDetails`, never on the text.
 
+use std::time::Duration;
+
 use prost::Message;
 use prost_types::Any;
 use tonic::{Code, Status};
@@ -20,6 +22,16 @@ use crate::usecases::tokens::TokenError;
 
 /// Type of [`types::PermissionDeniedDetails`] within `google.protobuf.Any`.
 const DETAILS_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
+
+/// Type of [`RetryInfo`] within `google.protobuf.Any`.
+const RETRY_INFO_TYPE: &str = "type.googleapis.com/google.rpc.RetryInfo";
+
+/// `google.rpc.RetryInfo`: how long a caller should wait before it tries again.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<prost_types::Duration>,
+}
 
 /// `google.rpc.Status`, which carries details in the header `grpc-status-details-bin`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -44,6 +56,24 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// The status, with how long the caller should wait before it tries again.
+pub fn try_again(status: Status, delay: Duration) -> Status {
+    let retry_delay = prost_types::Duration::try_from(delay).ok();
+    with_detail(&status, RETRY_INFO_TYPE, &RetryInfo { retry_delay })
+}
+
+fn with_detail(status: &Status, type_url: &str, detail: &impl Message) -> Status {
+    let rpc = RpcStatus {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: vec![Any {
+            type_url: type_url.to_owned(),
+            value: detail.encode_to_vec(),
+        }],
+    };
+    Status::with_details(status.code(), status.message(), rpc.encode_to_vec().into())
 }
 
 /// Errors that have a place among the status codes.
@@ -150,19 +180,8 @@ impl ToStatus for AgentRefusal {
         let details = types::PermissionDeniedDetails {
             reason: reason.into(),
         };
-        let status = RpcStatus {
-            code: Code::PermissionDenied.into(),
-            message: self.to_string(),
-            details: vec![Any {
-                type_url: DETAILS_TYPE.to_owned(),
-                value: details.encode_to_vec(),
-            }],
-        };
-        Status::with_details(
-            Code::PermissionDenied,
-            self.to_string(),
-            status.encode_to_vec().into(),
-        )
+        let status = Status::permission_denied(self.to_string());
+        with_detail(&status, DETAILS_TYPE, &details)
     }
 }
 

@@ -1,28 +1,38 @@
-//! The server's registry in memory: entries and nodes, kept current by the store's change log.
+//! The server's registry in memory: entries, nodes and bundles, kept current by the store's change log.
 //!
 //! Calls of agents are answered from here alone; no store is read on their path. Whoever commits
 //! waits with [`Index::wait_for`], so that nobody misses a write of their own.
 
 mod authorized;
+mod bundle;
+mod concern;
 mod entry;
 mod feed;
 mod filter;
+mod followers;
+mod history;
 mod state;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use vouchsafe_identity::SpiffeId;
 use vouchsafe_store::{EntryId, Node, Revision, SharedStore, StoreError, Versioned};
 
+pub use bundle::IndexedBundle;
 pub use entry::IndexedEntry;
 pub use feed::FeedError;
 pub use filter::{EntryFilter, NodeFilter, Relation};
+use followers::Followers;
+pub use followers::{Following, MAX_PENDING, Pending};
+pub use history::Missed;
 use state::State;
+pub use view::View;
 
 /// What entries make of a SPIFFE ID beyond being a workload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +56,7 @@ pub struct Page<T> {
 #[derive(Debug)]
 pub struct Index {
     state: RwLock<State>,
+    followers: Followers,
     applied: watch::Sender<Revision>,
 }
 
@@ -56,12 +67,17 @@ impl Index {
     /// [`StoreError`] when the store cannot be read.
     pub async fn load(store: &SharedStore) -> Result<Arc<Self>, StoreError> {
         let at = *store.revisions().borrow();
-        let state = feed::load(store).await?;
-        let (applied, _) = watch::channel(at);
-        Ok(Arc::new(Self {
+        let state = feed::load(store, at).await?;
+        Ok(Arc::new(Self::showing(state)))
+    }
+
+    fn showing(state: State) -> Self {
+        let (applied, _) = watch::channel(state.revision);
+        Self {
             state: RwLock::new(state),
+            followers: Followers::default(),
             applied,
-        }))
+        }
     }
 
     /// Follows the store's change log; returns only when it can no longer.
@@ -82,6 +98,17 @@ impl Index {
         let mut applied = self.applied.subscribe();
         // The sender lives as long as `self`.
         let _shown = applied.wait_for(|shown| *shown >= revision).await;
+    }
+
+    /// Lets an agent follow what concerns it, and takes a first look at the same moment. The stream by which
+    /// it followed before learns that it was replaced.
+    pub fn join<T>(self: &Arc<Self>, agent: &SpiffeId, look: impl FnOnce(&View<'_>) -> T) -> (Following, T) {
+        Following::join(self, agent, look)
+    }
+
+    /// How many agents follow.
+    pub fn followers(&self) -> usize {
+        self.followers.count()
     }
 
     /// One entry.
@@ -184,19 +211,50 @@ impl Index {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&self, upto: Revision, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
-        self.advance(upto);
+    /// Shows what keys hold since `upto`, and has those agents look that it concerns.
+    fn apply(&self, upto: Revision, news: Vec<feed::News>) {
+        let mut state = self.write();
+        let concerns: Vec<_> = news
+            .into_iter()
+            .flat_map(|item| concern::put(&mut state, item))
+            .collect();
+        for concern in &concerns {
+            state.history.add(upto, concern);
+        }
+        state.revision = upto;
+        let woken = self.followers.mark(&concerns);
+        drop(state);
+        woken.wake();
+        self.show(upto);
     }
 
-    fn replace(&self, state: State, at: Revision) {
-        self.apply(at, |old| *old = state);
+    fn replace(&self, new: State) {
+        let upto = new.revision;
+        let mut state = self.write();
+        *state = new;
+        let woken = self.followers.mark_all();
+        drop(state);
+        woken.wake();
+        self.show(upto);
     }
 
-    fn advance(&self, to: Revision) {
+    /// Nothing that the index shows has changed up to `upto`.
+    fn advance(&self, upto: Revision) {
+        let mut state = self.write();
+        state.revision = state.revision.max(upto);
+        drop(state);
+        self.show(upto);
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells those who wait for a revision.
+    fn show(&self, upto: Revision) {
         self.applied.send_if_modified(|applied| {
-            let grows = to > *applied;
-            *applied = to.max(*applied);
+            let grows = upto > *applied;
+            *applied = upto.max(*applied);
             grows
         });
     }

@@ -13,4 +13,5 @@ pub mod convert;
 pub mod errors;
 pub mod index;
 pub mod layers;
+pub mod random;
 pub mod usecases;

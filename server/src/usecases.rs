@@ -3,6 +3,7 @@
 //! Each use case gets an [`Origin`], which names the call in the audit records of its changes, and
 //! returns when its own writes show in the index.
 
+pub mod following;
 pub mod issuing;
 pub mod nodes;
 pub mod origin;

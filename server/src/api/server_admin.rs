@@ -91,7 +91,11 @@ impl Api {
     fn index_health(&self) -> HealthPart {
         let (stored, shown) = (*self.store.revisions().borrow(), self.index.applied());
         let behind = stored.0.saturating_sub(shown.0);
-        let detail = format!("revision {}, {behind} behind the store", shown.0);
+        let follow = self.index.followers();
+        let detail = format!(
+            "revision {}, {behind} behind the store, {follow} agents follow",
+            shown.0
+        );
         part("index", HealthStatus::Serving, detail)
     }
 

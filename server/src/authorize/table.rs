@@ -29,6 +29,9 @@ pub struct Rule {
     pub agent: bool,
     /// What a call counts against.
     pub rate: Rate,
+    /// Whether it stays open for as long as the caller is there: such calls have places of their own, and a
+    /// record each when they open and when they end.
+    pub stays: bool,
 }
 
 const NOBODY: Rule = Rule {
@@ -38,6 +41,7 @@ const NOBODY: Rule = Rule {
     downstream: false,
     agent: false,
     rate: Rate::Call,
+    stays: false,
 };
 const ANY: Rule = Rule { any: true, ..NOBODY };
 const LOCAL: Rule = Rule {
@@ -53,6 +57,7 @@ const AGENT: Rule = Rule {
     agent: true,
     ..NOBODY
 };
+const FOLLOW: Rule = Rule { stays: true, ..AGENT };
 const OPERATOR_OR_AGENT: Rule = Rule {
     agent: true,
     ..OPERATOR
@@ -232,6 +237,7 @@ const TABLE: &[(&str, Rule)] = &[
     ("/spire.api.server.debug.v1.Debug/GetInfo", LOCAL),
     ("/vouchsafe.server.v1.ServerAdmin/Health", LOCAL),
     ("/vouchsafe.server.v1.ServerAdmin/TailAudit", LOCAL),
+    ("/vouchsafe.sync.v1.Sync/Follow", FOLLOW),
     ("/grpc.health.v1.Health/Check", LOCAL),
     ("/grpc.health.v1.Health/Watch", LOCAL),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", LOCAL),

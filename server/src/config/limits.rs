@@ -25,6 +25,10 @@ pub struct Limits {
     pub max_calls_per_connection: u32,
     /// Calls at a time on the TLS listener.
     pub max_calls: u32,
+    /// Agents at a time that follow changes; their streams count as no calls.
+    pub max_followers: u32,
+    /// Agents at a time that are told their whole set; the others wait for their turn.
+    pub max_whole_sets: u32,
     /// Calls at a time of one caller with an SVID.
     pub max_calls_per_caller: u32,
     /// Calls at a time from one address without an SVID.
@@ -67,6 +71,8 @@ impl Default for Limits {
             max_connection_age: seconds(180),
             max_calls_per_connection: 128,
             max_calls: 4096,
+            max_followers: 10_000,
+            max_whole_sets: 64,
             max_calls_per_caller: 256,
             max_anonymous_calls_per_source: 512,
             max_request_size: ByteSize::bytes(4 * 1024 * 1024),
@@ -94,6 +100,8 @@ impl Limits {
             ("max_pending_handshakes", self.max_pending_handshakes),
             ("max_calls_per_connection", self.max_calls_per_connection),
             ("max_calls", self.max_calls),
+            ("max_followers", self.max_followers),
+            ("max_whole_sets", self.max_whole_sets),
             ("max_calls_per_caller", self.max_calls_per_caller),
             (
                 "max_anonymous_calls_per_source",

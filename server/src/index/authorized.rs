@@ -62,12 +62,27 @@ pub(super) fn may_serve(
     false
 }
 
-/// SPIFFE IDs of the live alias entries whose selectors the node has, all of them.
+/// When the first of the agent's aliases ends, in Unix seconds.
+pub(super) fn first_alias_end(state: &State, agent: &SpiffeId, now: OffsetDateTime) -> Option<i64> {
+    let ends = alias_entries_of(state, agent, now).filter_map(|alias| alias.expires_at);
+    ends.min().map(i64::from)
+}
+
+/// SPIFFE IDs of the agent's aliases.
 fn aliases_of<'a>(
     state: &'a State,
     agent: &SpiffeId,
     now: OffsetDateTime,
 ) -> impl Iterator<Item = &'a SpiffeId> {
+    alias_entries_of(state, agent, now).map(|alias| &alias.spiffe_id)
+}
+
+/// The live alias entries whose selectors the node has, all of them.
+fn alias_entries_of<'a>(
+    state: &'a State,
+    agent: &SpiffeId,
+    now: OffsetDateTime,
+) -> impl Iterator<Item = &'a Arc<IndexedEntry>> {
     let node = state.nodes.get(agent);
     node.into_iter().flat_map(move |node| {
         let has = &node.value.selectors;
@@ -75,6 +90,5 @@ fn aliases_of<'a>(
             .filter_map(|selector| state.aliases.get(selector))
             .flat_map(|group| group.all())
             .filter(move |alias| alias.is_live(now) && alias.selectors.iter().all(|s| has.contains(s)))
-            .map(|alias| &alias.spiffe_id)
     })
 }

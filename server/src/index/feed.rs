@@ -1,12 +1,13 @@
 //! Keeps the index current: loads everything once, then follows the store's change log in order.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
-use vouchsafe_identity::SpiffeId;
+use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
 use vouchsafe_store::{ChangeKind, Entry, EntryId, Node, Revision, SharedStore, StoreError, Versioned};
 
 use super::Index;
+use super::bundle::IndexedBundle;
+use super::history::{History, MAX_CHANGES};
 use super::state::State;
 
 /// Rows read from the store at a time.
@@ -25,14 +26,20 @@ pub enum FeedError {
 }
 
 /// What a changed key holds now.
-enum News {
+#[derive(Debug)]
+pub(super) enum News {
     Entry(EntryId, Option<Versioned<Entry>>),
     Node(SpiffeId, Option<Versioned<Node>>),
+    Bundle(TrustDomain, Option<Versioned<Bundle>>),
 }
 
-/// Reads every entry and node. What changes meanwhile is read again by the feed.
-pub(super) async fn load(store: &SharedStore) -> Result<State, StoreError> {
-    let mut state = State::default();
+/// Reads every entry, node and bundle. What changes after revision `at` is read again by the feed.
+pub(super) async fn load(store: &SharedStore, at: Revision) -> Result<State, StoreError> {
+    let mut state = State {
+        revision: at,
+        history: history(store, at).await?,
+        ..State::default()
+    };
     let mut after = None;
     loop {
         let page = store.entries(after.as_ref(), PAGE_ROWS).await?;
@@ -45,11 +52,28 @@ pub(super) async fn load(store: &SharedStore) -> Result<State, StoreError> {
         let page = store.nodes(after.as_ref(), PAGE_ROWS).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.value.id.clone());
-        for row in page {
-            state.nodes.insert(row.value.id.clone(), Arc::new(row));
-        }
+        page.into_iter().for_each(|row| state.put_node(row));
+    }
+    for row in store.bundles().await? {
+        let bundle = IndexedBundle::from(row.value);
+        state
+            .bundles
+            .insert(bundle.bundle.trust_domain.clone(), bundle.into());
     }
     Ok(state)
+}
+
+/// The last changes up to revision `at`, as far as the store remembers them.
+async fn history(store: &SharedStore, at: Revision) -> Result<History, StoreError> {
+    let revisions = u64::try_from(MAX_CHANGES).unwrap_or(u64::MAX);
+    let floor = Revision(at.0.saturating_sub(revisions));
+    let Some(changes) = store.changes(floor, usize::MAX).await? else {
+        return Ok(History::from(at));
+    };
+    let mut history = History::from(floor);
+    let upto = changes.into_iter().take_while(|change| change.revision <= at);
+    upto.for_each(|change| history.add_stored(change));
+    Ok(history)
 }
 
 /// Follows the change log for ever.
@@ -69,8 +93,7 @@ async fn catch_up(index: &Index, store: &SharedStore, target: Revision) -> Resul
     loop {
         let Some(changes) = store.changes(index.applied(), PAGE_ROWS).await? else {
             tracing::warn!("the change log has been pruned past the index: reading everything anew");
-            let state = load(store).await?;
-            index.replace(state, target);
+            index.replace(load(store, target).await?);
             continue;
         };
         let Some(upto) = changes.last().map(|change| change.revision) else {
@@ -83,22 +106,10 @@ async fn catch_up(index: &Index, store: &SharedStore, target: Revision) -> Resul
             match kind {
                 ChangeKind::Entry(id) => news.push(News::Entry(id.clone(), store.entry(&id).await?)),
                 ChangeKind::Node(id) => news.push(News::Node(id.clone(), store.node(&id).await?)),
+                ChangeKind::Bundle(td) => news.push(News::Bundle(td.clone(), store.bundle(&td).await?)),
                 _ => {}
             }
         }
-        index.apply(upto, |state| news.into_iter().for_each(|item| put(state, item)));
-    }
-}
-
-fn put(state: &mut State, news: News) {
-    match news {
-        News::Entry(_, Some(row)) => state.put_entry(row.value.into()),
-        News::Entry(id, None) => state.remove_entry(&id),
-        News::Node(id, Some(row)) => {
-            state.nodes.insert(id, Arc::new(row));
-        }
-        News::Node(id, None) => {
-            state.nodes.remove(&id);
-        }
+        index.apply(upto, news);
     }
 }

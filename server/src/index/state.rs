@@ -4,10 +4,12 @@ use std::collections::hash_map::Entry as Place;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use vouchsafe_identity::{Selector, SpiffeId};
-use vouchsafe_store::{EntryId, Node, Versioned};
+use vouchsafe_identity::{Selector, SpiffeId, TrustDomain};
+use vouchsafe_store::{EntryId, Node, Revision, Versioned};
 
+use super::bundle::IndexedBundle;
 use super::entry::{ById, IndexedEntry};
+use super::history::History;
 
 /// Path of the server's own id, the parent of the entries that give nodes an alias.
 const SERVER_PATH: &str = "/spire/server";
@@ -80,6 +82,11 @@ pub(super) struct State {
     /// Entries that give nodes an alias, by the first of their selectors.
     pub(super) aliases: HashMap<Selector, Group>,
     pub(super) nodes: BTreeMap<SpiffeId, Arc<Versioned<Node>>>,
+    pub(super) nodes_by_selector: HashMap<Selector, BTreeSet<SpiffeId>>,
+    pub(super) bundles: BTreeMap<TrustDomain, Arc<IndexedBundle>>,
+    /// Up to which revision of the store all of this holds.
+    pub(super) revision: Revision,
+    pub(super) history: History,
 }
 
 impl State {
@@ -112,12 +119,40 @@ impl State {
             remove(&mut self.aliases, first, id.as_str());
         }
     }
+
+    /// Puts a node in, in place of the one with the same id.
+    pub(super) fn put_node(&mut self, row: Versioned<Node>) {
+        self.remove_node(&row.value.id);
+        for selector in &row.value.selectors {
+            let nodes = self.nodes_by_selector.entry(selector.clone()).or_default();
+            nodes.insert(row.value.id.clone());
+        }
+        self.nodes.insert(row.value.id.clone(), Arc::new(row));
+    }
+
+    /// Takes a node out; that there is none is no error.
+    pub(super) fn remove_node(&mut self, id: &SpiffeId) {
+        let Some(old) = self.nodes.remove(id) else { return };
+        for selector in &old.value.selectors {
+            let nodes = self.nodes_by_selector.get_mut(selector);
+            let left = nodes.is_some_and(|nodes| {
+                nodes.remove(id);
+                !nodes.is_empty()
+            });
+            if !left {
+                self.nodes_by_selector.remove(selector);
+            }
+        }
+    }
+}
+
+/// Whether an entry gives nodes an alias, instead of an identity to processes.
+pub(super) fn is_alias(entry: &IndexedEntry) -> bool {
+    entry.parent_id.path() == SERVER_PATH
 }
 
 fn alias_key(entry: &IndexedEntry) -> Option<&Selector> {
-    (entry.parent_id.path() == SERVER_PATH)
-        .then(|| entry.selectors.first())
-        .flatten()
+    is_alias(entry).then(|| entry.selectors.first()).flatten()
 }
 
 fn insert<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Group>, key: K, entry: ById) {

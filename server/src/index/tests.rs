@@ -7,26 +7,27 @@ use time::OffsetDateTime;
 use vouchsafe_identity::{Selector, SelectorSet, TrustDomain};
 use vouchsafe_store::Entry;
 
+use super::feed::News;
 use super::*;
 
 const NOW: i64 = 1_800_000_000;
 
-fn now() -> OffsetDateTime {
+pub(super) fn now() -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(NOW).unwrap()
 }
 
-fn id(path: &str) -> SpiffeId {
+pub(super) fn id(path: &str) -> SpiffeId {
     SpiffeId::new(&format!("spiffe://example.org{path}")).unwrap()
 }
 
-fn selectors(numbers: &[u8]) -> SelectorSet {
+pub(super) fn selectors(numbers: &[u8]) -> SelectorSet {
     numbers
         .iter()
         .map(|n| Selector::new("t", &n.to_string()).unwrap())
         .collect()
 }
 
-fn entry(name: &str, parent: &str, spiffe_id: &str, has: &[u8]) -> Entry {
+pub(super) fn entry(name: &str, parent: &str, spiffe_id: &str, has: &[u8]) -> Entry {
     Entry {
         id: EntryId::new(name).unwrap(),
         spiffe_id: id(spiffe_id),
@@ -48,7 +49,7 @@ fn entry(name: &str, parent: &str, spiffe_id: &str, has: &[u8]) -> Entry {
     }
 }
 
-fn node(path: &str, has: &[u8]) -> Node {
+pub(super) fn node(path: &str, has: &[u8]) -> Node {
     Node {
         id: id(path),
         attestation_type: "join_token".to_owned(),
@@ -63,22 +64,20 @@ fn node(path: &str, has: &[u8]) -> Node {
     }
 }
 
+pub(super) fn versioned<T>(value: T) -> Versioned<T> {
+    let revision = Revision(1);
+    Versioned { value, revision }
+}
+
 fn index(entries: &[Entry], nodes: &[Node]) -> Index {
     let mut state = State::default();
     for entry in entries {
         state.put_entry(entry.clone().into());
     }
     for node in nodes {
-        let row = Versioned {
-            value: node.clone(),
-            revision: Revision(1),
-        };
-        state.nodes.insert(node.id.clone(), Arc::new(row));
+        state.put_node(versioned(node.clone()));
     }
-    Index {
-        state: RwLock::new(state),
-        applied: watch::channel(Revision(1)).0,
-    }
+    Index::showing(state)
 }
 
 fn names(entries: &[Arc<IndexedEntry>]) -> Vec<String> {
@@ -233,7 +232,7 @@ fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> {
 }
 
 prop_compose! {
-    fn any_entry()(
+    pub(super) fn any_entry()(
         name in 0..12u8,
         parent in prop::sample::select(vec!["/spire/server", "/spire/agent/x", "/spire/agent/y", "/a", "/b", "/c"]),
         spiffe_id in prop::sample::select(vec!["/a", "/b", "/c", "/d"]),
@@ -279,10 +278,9 @@ proptest! {
         let index = index(&[], &nodes);
         for (step, removes) in steps {
             kept.retain(|entry| entry.id != step.id);
-            if removes {
-                index.apply(Revision(1), |state| state.remove_entry(&step.id));
-            } else {
-                index.apply(Revision(1), |state| state.put_entry(step.clone().into()));
+            let row = (!removes).then(|| versioned(step.clone()));
+            index.apply(Revision(1), vec![News::Entry(step.id.clone(), row)]);
+            if !removes {
                 kept.push(step);
             }
         }

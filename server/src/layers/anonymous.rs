@@ -26,6 +26,7 @@ const OTHERS: &str = "other addresses";
 pub struct AnonymousCalls {
     max_sources: usize,
     gathered: Mutex<Gathered>,
+    late: Mutex<Vec<Draft>>,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +41,7 @@ impl AnonymousCalls {
         Arc::new(Self {
             max_sources,
             gathered: Mutex::default(),
+            late: Mutex::default(),
         })
     }
 
@@ -50,6 +52,14 @@ impl AnonymousCalls {
             || (gathered.sources.len() < self.max_sources && gathered.sources.insert(source));
         let key = (told_apart.then_some(source), method, code);
         *gathered.counts.entry(key).or_default() += 1;
+    }
+
+    /// Keeps a record that found no room in the log at once; it is written with what was gathered.
+    pub fn keep(&self, draft: Draft) {
+        self.late
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(draft);
     }
 
     /// Writes what was gathered, each minute and once more after `done`.
@@ -80,21 +90,21 @@ impl AnonymousCalls {
         rows.sort_by_key(|((source, method, code), _)| {
             (source.map(|s| s.to_string()), *method, i32::from(*code))
         });
-        rows.into_iter()
-            .map(|((source, method, code), count)| {
-                let source = source.map_or_else(|| OTHERS.to_owned(), |source| source.to_string());
-                let origin = Origin {
-                    principal: Principal::Anonymous { source },
-                    scope: "none",
-                    ..Origin::system("anonymous", clock.now())
-                };
-                Draft {
-                    outcome: outcome(code),
-                    code: Some(format!("{code:?}")),
-                    ..origin.change(method, [("count", count.to_string())])
-                }
-            })
-            .collect()
+        let late = std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner));
+        let gathered = rows.into_iter().map(|((source, method, code), count)| {
+            let source = source.map_or_else(|| OTHERS.to_owned(), |source| source.to_string());
+            let origin = Origin {
+                principal: Principal::Anonymous { source },
+                scope: "none",
+                ..Origin::system("anonymous", clock.now())
+            };
+            Draft {
+                outcome: outcome(code),
+                code: Some(format!("{code:?}")),
+                ..origin.change(method, [("count", count.to_string())])
+            }
+        });
+        late.into_iter().chain(gathered).collect()
     }
 }
 

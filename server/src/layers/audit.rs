@@ -21,6 +21,8 @@ use crate::caller::Peer;
 pub(super) const REQUEST_ID: &str = "x-request-id";
 /// Longest method name that is recorded, in bytes.
 const MAX_METHOD_BYTES: usize = 128;
+/// The fact that tells the two records of a call that stays open apart.
+const STREAM: &str = "stream";
 /// The one call without an SVID that gets its own record when it succeeds.
 const ATTEST: &str = "/spire.api.server.agent.v1.Agent/AttestAgent";
 
@@ -71,9 +73,10 @@ impl Step for Audit {
             }
         };
         request.extensions_mut().insert(Arc::clone(&call));
+        let stays = authorize::rule(&call.method).is_some_and(|(_, rule)| rule.stays);
         let record = Record {
             call: Arc::clone(&call),
-            place: Some(place),
+            room: Some(Room::Kept(place)),
             anonymous: Arc::clone(&self.anonymous),
         };
         let mut response = next.run(request).await;
@@ -86,33 +89,64 @@ impl Step for Audit {
                 response
             }
             None => {
+                let record = if stays {
+                    record.opened(self.sink.clone())
+                } else {
+                    record
+                };
                 response.map(|body| Watched::around(body, move |code, reason| record.write(code, reason)))
             }
         }
     }
 }
 
-/// A call's place in the log. A call whose caller left is recorded when this is dropped.
+/// Where a call's record goes.
+enum Room {
+    /// To a place that is kept for it.
+    Kept(AuditPlace),
+    /// To wherever there is room at its end: a call that stays open must not keep a place for all that time.
+    Later(AuditSink),
+}
+
+/// A call's record. A call whose caller left is recorded when this is dropped.
 struct Record {
     call: Arc<Call>,
-    place: Option<AuditPlace>,
+    room: Option<Room>,
     anonymous: Arc<AnonymousCalls>,
 }
 
 impl Record {
+    /// Records that a call which stays open was let in; its end gets a record of its own.
+    fn opened(mut self, sink: AuditSink) -> Self {
+        if let Some(Room::Kept(place)) = self.room.replace(Room::Later(sink)) {
+            self.call.fact(STREAM, "opened");
+            place.record(self.call.draft(Code::Ok, None));
+            self.call.fact(STREAM, "ended");
+        }
+        self
+    }
+
     fn write(mut self, code: Code, reason: Option<String>) {
         self.write_once(code, reason);
     }
 
     fn write_once(&mut self, code: Code, reason: Option<String>) {
-        let Some(place) = self.place.take() else { return };
+        let Some(room) = self.room.take() else { return };
         let admitted = code == Code::Ok && self.call.method == ATTEST;
         if self.call.peer.is_anonymous() && !admitted {
             let method = authorize::rule(&self.call.method).map_or("unknown", |(name, _)| name);
             self.anonymous.note(self.call.peer.source, method, code);
             return;
         }
-        place.record(self.call.draft(code, reason));
+        let draft = self.call.draft(code, reason);
+        match room {
+            Room::Kept(place) => place.record(draft),
+            Room::Later(sink) => {
+                if let Err(draft) = sink.try_record(draft) {
+                    self.anonymous.keep(*draft);
+                }
+            }
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use crate::config::Limits;
 #[derive(Debug)]
 pub struct SourceLimits {
     calls: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
     callers: Places<SpiffeId>,
     sources: Places<Source>,
     anonymous_timeout: Duration,
@@ -43,9 +44,13 @@ struct Held {
 impl SourceLimits {
     /// The limits of the config.
     pub fn new(limits: &Limits, rates: Arc<Rates>, anonymous: Arc<AnonymousCalls>) -> Self {
-        let calls = usize::try_from(limits.max_calls).unwrap_or(usize::MAX);
+        let places = |count: u32| {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
+        };
         Self {
-            calls: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
+            calls: places(limits.max_calls),
+            followers: places(limits.max_followers),
             callers: Places::new(limits.max_calls_per_caller),
             sources: Places::new(limits.max_anonymous_calls_per_source),
             anonymous_timeout: limits.attestation_timeout.get(),
@@ -60,8 +65,12 @@ impl SourceLimits {
             Proof::Svid { id, .. } => (Some(self.callers.take(id).ok_or_else(busy)?), None),
             _ => (None, Some(self.sources.take(&peer.source).ok_or_else(busy)?)),
         };
-        let call = Arc::clone(&self.calls).try_acquire_owned().map_err(|_| busy())?;
-        let attests = rule(path).is_some_and(|(_, rule)| rule.rate == Rate::Attestation);
+        let rule = rule(path).map(|(_, rule)| rule);
+        // Of those who show no SVID none gets a place among the followers: the table lets agents through only.
+        let stays = caller.is_some() && rule.is_some_and(|rule| rule.stays);
+        let places = if stays { &self.followers } else { &self.calls };
+        let call = Arc::clone(places).try_acquire_owned().map_err(|_| busy())?;
+        let attests = rule.is_some_and(|rule| rule.rate == Rate::Attestation);
         let taken = match (attests, peer.is_anonymous()) {
             (true, _) => self.rates.attestations.take(&peer.source, 1).await,
             (false, true) => self.rates.anonymous_calls.take(&peer.source, 1).await,

@@ -196,18 +196,11 @@ impl Nodes {
             return Err(AgentRefusal::Expired(id.clone()).into());
         }
         for _ in 0..MAX_ATTEMPTS {
-            let node = self
-                .index
-                .node(id)
-                .ok_or_else(|| AgentRefusal::NotAttested(id.clone()))?;
-            if node.value.banned {
-                return Err(AgentRefusal::Banned(id.clone()).into());
-            }
-            if node.value.serial == serial {
+            let node = self.index.node(id);
+            let in_use = check_standing(node.as_ref().map(|row| &row.value), id, serial)?;
+            let node = node.ok_or_else(|| AgentRefusal::NotAttested(id.clone()))?;
+            if in_use {
                 return Ok(node);
-            }
-            if node.value.next_serial.as_deref() != Some(serial) {
-                return Err(AgentRefusal::NotActive(id.clone()).into());
             }
             self.promote(origin, &node).await?;
         }
@@ -429,6 +422,19 @@ impl Nodes {
             "`{id}` is not the id of an agent of trust domain `{td}`"
         )))
     }
+}
+
+/// Checks the agent that shows the SVID of this serial number. `false`: it is the one handed out at renewal.
+pub fn check_standing(node: Option<&Node>, id: &SpiffeId, serial: &str) -> Result<bool, AgentRefusal> {
+    let node = node.ok_or_else(|| AgentRefusal::NotAttested(id.clone()))?;
+    if node.banned {
+        return Err(AgentRefusal::Banned(id.clone()));
+    }
+    let handed_out = node.next_serial.as_deref() == Some(serial);
+    if node.serial != serial && !handed_out {
+        return Err(AgentRefusal::NotActive(id.clone()));
+    }
+    Ok(node.serial == serial)
 }
 
 /// Whether an id is one that agents have.

@@ -115,6 +115,15 @@ impl AuditSink {
         }
     }
 
+    /// Queues a record if there is room now; else gives it back.
+    ///
+    /// # Errors
+    /// The record, when the queue is full or the writer has ended.
+    pub fn try_record(&self, draft: Draft) -> Result<(), Box<Draft>> {
+        let sent = self.queue.try_send(Queued { draft, written: None });
+        sent.map_err(|unsent| Box::new(unsent.into_inner().draft))
+    }
+
     async fn queue(
         &self,
         draft: Draft,

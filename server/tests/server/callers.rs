@@ -62,6 +62,13 @@ fn rights() -> BTreeMap<&'static str, Rights> {
         ("spire.api.server.logger.v1.Logger", local()),
         ("spire.api.server.debug.v1.Debug", local()),
         ("vouchsafe.server.v1.ServerAdmin", local()),
+        (
+            "vouchsafe.sync.v1.Sync",
+            Rights {
+                others: "G",
+                named: &[],
+            },
+        ),
         ("grpc.health.v1.Health", local()),
         ("grpc.reflection.v1.ServerReflection", local()),
         ("grpc.reflection.v1alpha.ServerReflection", local()),

@@ -10,6 +10,7 @@ mod attest;
 mod audit;
 mod callers;
 mod entries;
+mod follow;
 mod life;
 mod limits;
 mod support;

@@ -1,0 +1,85 @@
+//! What is told, as messages.
+
+use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
+use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message;
+use vouchsafe_proto::vouchsafe::sync::v1::{
+    AuthorityTaint, Change, Delta, FollowResponse, FullReason, Page, ResumePoint, Welcome, authority_taint,
+};
+
+use crate::convert::{bundle, entry};
+use crate::usecases::following::{Authority, Item, Point, Taint, WholeReason};
+
+/// Most entries, bundles or changes in one message.
+pub(super) const MAX_ITEMS: usize = 500;
+/// A message is sent when it would grow beyond this, in bytes. A single item may be larger.
+pub(super) const MAX_BYTES: usize = 1024 * 1024;
+
+/// One change.
+pub(super) fn change(item: &Item) -> Change {
+    let kind = match item {
+        Item::Entry(put) => Kind::EntryPut(entry::message(put, None)),
+        Item::EntryGone(id) => Kind::EntryGone(id.to_string()),
+        Item::Bundle(put) => Kind::BundlePut(bundle::message(&put.bundle, None)),
+        Item::BundleGone(trust_domain) => Kind::BundleGone(trust_domain.name().to_owned()),
+        Item::Taint(taint) => Kind::AuthorityTaint(authority_taint(taint)),
+    };
+    Change { kind: Some(kind) }
+}
+
+fn authority_taint(taint: &Taint) -> AuthorityTaint {
+    let authority = match &taint.authority {
+        Authority::X509(hash) => authority_taint::Authority::X509Sha256(hash.to_vec()),
+        Authority::Jwt(key_id) => authority_taint::Authority::JwtKeyId(key_id.clone()),
+    };
+    AuthorityTaint {
+        trust_domain: taint.trust_domain.name().to_owned(),
+        authority: Some(authority),
+        sequence_number: taint.sequence,
+    }
+}
+
+/// A place in a log of changes.
+pub(super) fn resume_point(log_id: &str, point: Point) -> ResumePoint {
+    ResumePoint {
+        log_id: log_id.to_owned(),
+        revision: point.revision.0,
+        digest: point.digest.as_bytes().to_vec(),
+    }
+}
+
+/// The reason as the protocol has it.
+pub(super) fn full_reason(reason: WholeReason) -> FullReason {
+    match reason {
+        WholeReason::First => FullReason::First,
+        WholeReason::Pruned => FullReason::Pruned,
+        WholeReason::TooMany => FullReason::TooMany,
+        WholeReason::Digest => FullReason::Digest,
+        WholeReason::Slow => FullReason::Slow,
+    }
+}
+
+/// The first message.
+pub(super) fn welcome(version: u32, reason: Option<WholeReason>, log_id: &str) -> FollowResponse {
+    response(Message::Welcome(Welcome {
+        version,
+        features: Vec::new(),
+        full_reason: reason.map_or(FullReason::Unspecified, full_reason).into(),
+        log_id: log_id.to_owned(),
+    }))
+}
+
+/// Part of the whole set.
+pub(super) fn page(page: Page) -> FollowResponse {
+    response(Message::Page(page))
+}
+
+/// Changes.
+pub(super) fn delta(changes: Vec<Change>, resume: Option<ResumePoint>) -> FollowResponse {
+    response(Message::Delta(Delta { changes, resume }))
+}
+
+fn response(message: Message) -> FollowResponse {
+    FollowResponse {
+        message: Some(message),
+    }
+}

@@ -1,0 +1,173 @@
+//! Whom a change concerns: found by walking up from the entry that changed, never by looking at all agents.
+//!
+//! Ends of entries are left out of the walk: an agent that is told of for nothing finds nothing to do, one
+//! that is left out would never hear.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use vouchsafe_identity::{SpiffeId, TrustDomain};
+use vouchsafe_store::{EntryId, Node, Versioned};
+
+use super::bundle::IndexedBundle;
+use super::entry::IndexedEntry;
+use super::feed::News;
+use super::state::{State, is_alias};
+
+/// What an agent has to look at anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    /// One entry.
+    Entry(Arc<str>),
+    /// All entries: which ones it may serve may differ.
+    Entries,
+    /// Whether it may go on at all.
+    Standing,
+    /// The bundle of a trust domain.
+    Bundle(TrustDomain),
+}
+
+/// Who has to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Who {
+    /// These agents.
+    These(HashSet<SpiffeId>),
+    /// Whoever holds that bundle; each agent knows best itself.
+    Anybody,
+}
+
+/// A change as agents see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Concern {
+    pub(super) what: What,
+    pub(super) who: Who,
+}
+
+impl Concern {
+    fn of(what: What, who: HashSet<SpiffeId>) -> Self {
+        let who = Who::These(who);
+        Self { what, who }
+    }
+}
+
+/// Puts what a key holds now into the state; tells whom that concerns.
+pub(super) fn put(state: &mut State, news: News) -> Vec<Concern> {
+    match news {
+        News::Entry(id, row) => put_entry(state, &id, row.map(|row| row.value.into())),
+        News::Node(id, row) => put_node(state, &id, row),
+        News::Bundle(trust_domain, row) => {
+            match row {
+                Some(row) => {
+                    let bundle = Arc::new(IndexedBundle::from(row.value));
+                    state.bundles.insert(trust_domain.clone(), bundle);
+                }
+                None => {
+                    state.bundles.remove(&trust_domain);
+                }
+            }
+            let (what, who) = (What::Bundle(trust_domain), Who::Anybody);
+            vec![Concern { what, who }]
+        }
+    }
+}
+
+fn put_entry(state: &mut State, id: &EntryId, new: Option<IndexedEntry>) -> Vec<Concern> {
+    let old = state.entries.get(id.as_str()).map(|entry| Arc::clone(&entry.0));
+    let mut who = HashSet::new();
+    if let Some(old) = &old {
+        above(state, old, &mut who);
+    }
+    match new {
+        Some(new) => state.put_entry(new),
+        None => state.remove_entry(id),
+    }
+    let new = state.entries.get(id.as_str()).map(|entry| &entry.0);
+    if let Some(new) = new {
+        above(state, new, &mut who);
+    }
+    let hangs_below = |entry: &Arc<IndexedEntry>| state.by_parent.contains_key(&entry.spiffe_id);
+    let below = old.as_ref().is_some_and(hangs_below) || new.is_some_and(hangs_below);
+    if below && moves(old.as_deref(), new.map(AsRef::as_ref)) {
+        return vec![Concern::of(What::Entries, who)];
+    }
+    // Nobody serves the entry that gives nodes an alias.
+    if [old.as_deref(), new.map(AsRef::as_ref)]
+        .into_iter()
+        .flatten()
+        .all(is_alias)
+    {
+        return Vec::new();
+    }
+    vec![Concern::of(What::Entry(id.as_str().into()), who)]
+}
+
+fn put_node(state: &mut State, id: &SpiffeId, row: Option<Versioned<Node>>) -> Vec<Concern> {
+    let old = state.nodes.get(id).map(|node| node.value.selectors.clone());
+    let new = row.as_ref().map(|node| &node.value.selectors);
+    let moved = old.as_ref() != new;
+    match row {
+        Some(row) => state.put_node(row),
+        None => state.remove_node(id),
+    }
+    let this = HashSet::from([id.clone()]);
+    let mut concerns = vec![Concern::of(What::Standing, this.clone())];
+    if moved {
+        concerns.push(Concern::of(What::Entries, this));
+    }
+    concerns
+}
+
+/// Whether a change of an entry also changes who may serve what hangs below it.
+fn moves(old: Option<&IndexedEntry>, new: Option<&IndexedEntry>) -> bool {
+    let (Some(old), Some(new)) = (old, new) else {
+        return true;
+    };
+    old.spiffe_id != new.spiffe_id
+        || old.parent_id != new.parent_id
+        || old.expires_at != new.expires_at
+        || (is_alias(old) && old.selectors != new.selectors)
+}
+
+/// The nodes above an entry: those it stands under, directly, by entries between, or by an alias.
+fn above(state: &State, entry: &IndexedEntry, found: &mut HashSet<SpiffeId>) {
+    if is_alias(entry) {
+        with_all_selectors(state, entry, found);
+    }
+    let mut seen = HashSet::new();
+    let mut to_visit = vec![&entry.parent_id];
+    while let Some(id) = to_visit.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        if state.nodes.contains_key(id) {
+            found.insert(id.clone());
+        }
+        let holders = state.by_spiffe_id.get(id).map(|group| group.all());
+        for holder in holders.into_iter().flatten() {
+            if is_alias(holder) {
+                with_all_selectors(state, holder, found);
+            }
+            to_visit.push(&holder.parent_id);
+        }
+    }
+}
+
+/// The nodes that have an alias: all of its selectors, and it has some.
+fn with_all_selectors(state: &State, alias: &IndexedEntry, found: &mut HashSet<SpiffeId>) {
+    let groups: Option<Vec<_>> = alias
+        .selectors
+        .iter()
+        .map(|selector| state.nodes_by_selector.get(selector))
+        .collect();
+    let Some(groups) = groups else { return };
+    let Some(fewest) = groups.iter().min_by_key(|nodes| nodes.len()) else {
+        return;
+    };
+    let in_all = fewest
+        .iter()
+        .filter(|id| groups.iter().all(|nodes| nodes.contains(*id)));
+    found.extend(in_all.cloned());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! The agents that follow by push, and what each has to look at anew.
+//!
+//! Marks are set under the index's write lock, and taken together with a look at the index under its read
+//! lock: so a revision that an agent is told never leaves out a change that it was not told.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use vouchsafe_identity::SpiffeId;
+
+use super::Index;
+use super::concern::{Concern, What, Who};
+use super::view::View;
+
+/// Most entries that wait to be looked at one by one; beyond it the agent looks at everything.
+pub const MAX_PENDING: usize = 4096;
+
+/// What an agent has to look at anew.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Entries that changed.
+    pub entries: HashSet<Arc<str>>,
+    /// Any entry may have come or gone.
+    pub everything: bool,
+    /// There were more changes than are kept one by one.
+    pub overflowed: bool,
+    /// A bundle changed.
+    pub bundles: bool,
+    /// The agent's node changed.
+    pub standing: bool,
+    /// The agent follows by another stream now.
+    pub replaced: bool,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn add(&mut self, what: &What) {
+        match what {
+            What::Entry(_) if self.everything => {}
+            What::Entry(id) => {
+                self.entries.insert(Arc::clone(id));
+                if self.entries.len() > MAX_PENDING {
+                    self.overflowed = true;
+                    self.add(&What::Entries);
+                }
+            }
+            What::Entries => {
+                self.entries = HashSet::new();
+                self.everything = true;
+            }
+            What::Standing => self.standing = true,
+            What::Bundle(_) => self.bundles = true,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Follower {
+    pending: Mutex<Pending>,
+    wake: Notify,
+}
+
+impl Follower {
+    /// Marks; true if there was nothing to do before.
+    fn mark(&self, mark: impl FnOnce(&mut Pending)) -> bool {
+        let mut pending = lock(&self.pending);
+        let idle = pending.is_empty();
+        mark(&mut pending);
+        idle
+    }
+}
+
+/// All followers by their agent's id; one for each.
+#[derive(Debug, Default)]
+pub(super) struct Followers(Mutex<HashMap<SpiffeId, Arc<Follower>>>);
+
+/// Followers that have something to do now.
+#[must_use = "they sleep until they are woken"]
+#[derive(Debug, Default)]
+pub(super) struct Woken(Vec<Arc<Follower>>);
+
+impl Woken {
+    /// Wakes them; best done when no lock is held.
+    pub(super) fn wake(self) {
+        self.0.iter().for_each(|follower| follower.wake.notify_one());
+    }
+}
+
+impl Followers {
+    /// Marks what concerns them.
+    pub(super) fn mark(&self, concerns: &[Concern]) -> Woken {
+        let followers = lock(&self.0);
+        let mut woken = Woken::default();
+        if followers.is_empty() {
+            return woken;
+        }
+        let mut tell = |follower: &Arc<Follower>, what| {
+            if follower.mark(|pending| pending.add(what)) {
+                woken.0.push(Arc::clone(follower));
+            }
+        };
+        for Concern { what, who } in concerns {
+            match who {
+                Who::These(agents) => agents
+                    .iter()
+                    .filter_map(|agent| followers.get(agent))
+                    .for_each(|follower| tell(follower, what)),
+                Who::Anybody => followers.values().for_each(|follower| tell(follower, what)),
+            }
+        }
+        woken
+    }
+
+    /// Has all of them look at everything.
+    pub(super) fn mark_all(&self) -> Woken {
+        let followers = lock(&self.0).values().cloned().collect::<Vec<_>>();
+        for follower in &followers {
+            follower.mark(|pending| {
+                [What::Entries, What::Standing]
+                    .iter()
+                    .for_each(|what| pending.add(what));
+                pending.bundles = true;
+            });
+        }
+        Woken(followers)
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        lock(&self.0).len()
+    }
+}
+
+/// An agent that follows, until this is dropped.
+pub struct Following {
+    index: Arc<Index>,
+    agent: SpiffeId,
+    follower: Arc<Follower>,
+}
+
+impl Following {
+    /// Lets an agent follow, in place of the stream by which it followed before, and takes a first look.
+    pub(super) fn join<T>(
+        index: &Arc<Index>,
+        agent: &SpiffeId,
+        look: impl FnOnce(&View<'_>) -> T,
+    ) -> (Self, T) {
+        let follower = Arc::new(Follower::default());
+        let state = index.read();
+        let before = lock(&index.followers.0).insert(agent.clone(), Arc::clone(&follower));
+        let seen = look(&View(&state));
+        drop(state);
+        if let Some(before) = before {
+            before.mark(|pending| pending.replaced = true);
+            before.wake.notify_one();
+        }
+        let following = Self {
+            index: Arc::clone(index),
+            agent: agent.clone(),
+            follower,
+        };
+        (following, seen)
+    }
+
+    /// Whom this is about.
+    pub fn agent(&self) -> &SpiffeId {
+        &self.agent
+    }
+
+    /// Waits until there is something to look at.
+    pub async fn news(&self) {
+        self.follower.wake.notified().await;
+    }
+
+    /// Looks at the index together with what is to be looked at anew, which is taken by this.
+    pub fn look<T>(&self, look: impl FnOnce(&View<'_>, Pending) -> T) -> T {
+        let state = self.index.read();
+        let pending = std::mem::take(&mut *lock(&self.follower.pending));
+        look(&View(&state), pending)
+    }
+
+    /// Looks at the index and takes nothing; whether another stream has taken the place of this one comes with it.
+    pub fn peek<T>(&self, look: impl FnOnce(&View<'_>, bool) -> T) -> T {
+        let state = self.index.read();
+        let replaced = lock(&self.follower.pending).replaced;
+        look(&View(&state), replaced)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let mut followers = lock(&self.index.followers.0);
+        if followers
+            .get(&self.agent)
+            .is_some_and(|follower| Arc::ptr_eq(follower, &self.follower))
+        {
+            followers.remove(&self.agent);
+        }
+    }
+}
+
+impl fmt::Debug for Following {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Following({})", self.agent)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,233 @@
+//! An agent that follows: it does what it is told, and checks its set at each resume point.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use vouchsafe_proto::spire::api::types;
+use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
+use vouchsafe_proto::vouchsafe::sync::v1::follow_request::Message as Ask;
+use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message;
+use vouchsafe_proto::vouchsafe::sync::v1::sync_client::SyncClient;
+use vouchsafe_proto::vouchsafe::sync::v1::{
+    Change, FollowRequest, FollowResponse, FullReason, Hello, Page, ResumePoint, Welcome,
+};
+use vouchsafe_runtime::{ItemDigest, SetDigest};
+
+use crate::support::*;
+
+/// Longer than anything takes.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// What the agent holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Held {
+    pub(crate) entries: BTreeMap<String, types::Entry>,
+    pub(crate) bundles: BTreeMap<String, types::Bundle>,
+    pub(crate) point: Option<ResumePoint>,
+}
+
+impl Held {
+    fn digest(&self) -> Vec<u8> {
+        let entries = self.entries.values();
+        let entries = entries.map(|e| ItemDigest::of_entry(&e.id, e.revision_number, e.created_at));
+        let bundles = self.bundles.values().map(|bundle| {
+            let mut parsed = bundle_of(bundle.clone());
+            let hint = u64::try_from(bundle.refresh_hint).unwrap();
+            parsed.refresh_hint = Some(Duration::from_secs(hint));
+            ItemDigest::of_bundle(&parsed)
+        });
+        entries.chain(bundles).collect::<SetDigest>().as_bytes().to_vec()
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change.kind.unwrap() {
+            Kind::EntryPut(entry) => {
+                self.entries.insert(entry.id.clone(), entry);
+            }
+            Kind::EntryGone(id) => {
+                self.entries.remove(&id);
+            }
+            Kind::BundlePut(bundle) => {
+                self.bundles.insert(bundle.trust_domain.clone(), bundle);
+            }
+            Kind::BundleGone(name) => {
+                self.bundles.remove(&name);
+            }
+            Kind::AuthorityTaint(taint) => panic!("nothing taints here: {taint:?}"),
+        }
+    }
+
+    fn reach(&mut self, point: ResumePoint) {
+        assert_eq!(
+            self.digest(),
+            point.digest,
+            "the set differs at revision {}",
+            point.revision
+        );
+        assert!(
+            self.point
+                .as_ref()
+                .is_none_or(|before| before.revision <= point.revision)
+        );
+        self.point = Some(point);
+    }
+}
+
+/// One stream.
+pub(crate) struct Follows {
+    pub(crate) ask: mpsc::Sender<FollowRequest>,
+    pub(crate) answers: Streaming<FollowResponse>,
+    pub(crate) held: Held,
+    pub(crate) pages: usize,
+    pub(crate) changes: usize,
+    pub(crate) full_reason: FullReason,
+    new: Held,
+}
+
+pub(crate) fn hello(resume: Option<ResumePoint>) -> FollowRequest {
+    let hello = Hello {
+        version: 1,
+        resume,
+        ..Hello::default()
+    };
+    FollowRequest {
+        message: Some(Ask::Hello(hello)),
+    }
+}
+
+impl Follows {
+    /// Follows from nothing on, and takes the whole set.
+    pub(crate) async fn open(server: &TestServer, agent: &Identity) -> Self {
+        let mut stream = Self::begin(server, agent, hello(None)).await;
+        assert_eq!(stream.welcome().await.full_reason(), FullReason::First);
+        stream.until(|held| held.point.is_some()).await;
+        stream
+    }
+
+    /// Follows on from what the agent holds.
+    pub(crate) async fn resume(server: &TestServer, agent: &Identity, held: Held) -> Self {
+        let stream = Self::begin(server, agent, hello(held.point.clone())).await;
+        Self { held, ..stream }
+    }
+
+    pub(crate) async fn begin(server: &TestServer, agent: &Identity, first: FollowRequest) -> Self {
+        Self::try_begin(server, agent, first).await.unwrap()
+    }
+
+    pub(crate) async fn try_begin(
+        server: &TestServer,
+        agent: &Identity,
+        first: FollowRequest,
+    ) -> Result<Self, Status> {
+        let (ask, asked) = mpsc::channel(8);
+        ask.send(first).await.unwrap();
+        let mut client = SyncClient::new(server.tls(Some(agent)).await);
+        let answers = client.follow(ReceiverStream::new(asked)).await?.into_inner();
+        Ok(Self {
+            ask,
+            answers,
+            held: Held::default(),
+            pages: 0,
+            changes: 0,
+            full_reason: FullReason::Unspecified,
+            new: Held::default(),
+        })
+    }
+
+    pub(crate) async fn ask(&self, message: Ask) {
+        self.ask
+            .send(FollowRequest {
+                message: Some(message),
+            })
+            .await
+            .unwrap();
+    }
+
+    /// The first message.
+    pub(crate) async fn welcome(&mut self) -> Welcome {
+        let first = timeout(LONG, self.answers.message()).await.unwrap().unwrap();
+        let Some(Message::Welcome(welcome)) = first.unwrap().message else {
+            panic!("no welcome");
+        };
+        assert!(!welcome.log_id.is_empty());
+        welcome
+    }
+
+    /// Takes the next message and does what it says.
+    pub(crate) async fn step(&mut self) -> Result<(), Status> {
+        let message = timeout(LONG, self.answers.message()).await.unwrap()?;
+        match message.unwrap().message.unwrap() {
+            Message::Welcome(_) => {}
+            Message::Page(page) => self.page(page),
+            Message::Delta(delta) => {
+                assert!(delta.changes.len() <= 500);
+                self.changes += delta.changes.len();
+                delta
+                    .changes
+                    .into_iter()
+                    .for_each(|change| self.held.apply(change));
+                if let Some(point) = delta.resume {
+                    self.held.reach(point);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, page: Page) {
+        assert!(page.entries.len() + page.bundles.len() <= 500);
+        self.pages += 1;
+        if page.full_reason() != FullReason::Unspecified {
+            self.full_reason = page.full_reason();
+        }
+        let entries = page.entries.into_iter();
+        self.new
+            .entries
+            .extend(entries.map(|entry| (entry.id.clone(), entry)));
+        let bundles = page.bundles.into_iter();
+        self.new
+            .bundles
+            .extend(bundles.map(|bundle| (bundle.trust_domain.clone(), bundle)));
+        if let Some(point) = page.resume {
+            let before = self.held.point.take();
+            self.held = std::mem::take(&mut self.new);
+            self.held.point = before;
+            self.held.reach(point);
+        }
+    }
+
+    /// Follows until what the agent holds is as it should be, at least to the next resume point.
+    pub(crate) async fn until(&mut self, good: impl Fn(&Held) -> bool) {
+        let wait = async {
+            loop {
+                if self.held.point.is_some() && good(&self.held) {
+                    return;
+                }
+                self.step().await.unwrap();
+            }
+        };
+        assert!(timeout(LONG, wait).await.is_ok(), "it never comes to that");
+    }
+
+    /// Follows to the end of the stream.
+    pub(crate) async fn until_ended(&mut self) -> Result<(), Status> {
+        loop {
+            self.step().await?;
+        }
+    }
+
+    /// As [`Follows::until_ended`].
+    pub(crate) async fn ended(mut self) -> Result<(), Status> {
+        self.until_ended().await
+    }
+
+    /// Nothing has been told that is not read yet.
+    pub(crate) async fn assert_quiet(&mut self) {
+        let quiet = timeout(Duration::from_millis(200), self.answers.message()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+    }
+}
