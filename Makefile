@@ -2,7 +2,7 @@
 # Everything that is installed for tests and the demo goes to .deps/, which git ignores.
 
 # Each target is a command, not a file.
-.PHONY: help deps build test torture simulation sabotage check bench bench-guard demo clean
+.PHONY: help deps build test torture simulation attack sabotage check bench bench-guard demo clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -23,6 +23,11 @@ SEED ?=
 torture: build ## kill the server and take its power away, hundreds of times; nothing acknowledged may be lost
 	KILLS=$(KILLS) PREFIXES=$(PREFIXES) SEED=$(SEED) \
 		cargo test -p vouchsafe-tests --test torture -- --nocapture --test-threads=1
+
+# Rounds of each attack: make attack ROUNDS=200
+ROUNDS ?= 1000
+attack: deps build ## try each attack on callers' identities 1,000 times, or ROUNDS=n times
+	ROUNDS=$(ROUNDS) cargo test -p vouchsafe-tests --test attacks -- --test-threads=2
 
 sabotage: ## show that each defence's tests fail without it
 	@tools/sabotage

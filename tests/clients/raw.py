@@ -25,19 +25,22 @@ def field(name, value):
     return b"\x00" + text(name) + text(value)
 
 
-CALL = frame(
-    HEADERS,
-    4,
-    1,
-    b"\x83\x86\x04"
-    + text(b"/SpiffeWorkloadAPI/FetchX509SVID")
-    + b"\x41"
-    + text(b"localhost")
-    + b"\x0f\x10"
-    + text(b"application/grpc")
-    + field(b"te", b"trailers")
-    + field(b"workload.spiffe.io", b"true"),
-) + frame(DATA, END_STREAM, 1, b"\0\0\0\0\0")
+def call(stream):
+    """FetchX509SVID as a stream of its own."""
+    headers = (
+        b"\x83\x86\x04"
+        + text(b"/SpiffeWorkloadAPI/FetchX509SVID")
+        + b"\x41"
+        + text(b"localhost")
+        + b"\x0f\x10"
+        + text(b"application/grpc")
+        + field(b"te", b"trailers")
+        + field(b"workload.spiffe.io", b"true")
+    )
+    return frame(HEADERS, 4, stream, headers) + frame(DATA, END_STREAM, stream, b"\0\0\0\0\0")
+
+
+CALL = call(1)
 
 
 def timed(connection):

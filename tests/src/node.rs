@@ -78,7 +78,13 @@ impl Node {
     /// # Errors
     /// When the further lines are not right.
     pub fn config(&self) -> anyhow::Result<Config> {
-        let text = format!(
+        Ok(config::parse(&self.config_text(), "the test's agent.toml")?)
+    }
+
+    /// The same as the text of a file.
+    #[must_use]
+    pub fn config_text(&self) -> String {
+        format!(
             "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nserver_address = \"{}\"\nworkload_socket = {:?}\n\
              admin_socket = {:?}\nsync_interval = \"{SYNC_INTERVAL}\"\n{}\n",
             self.path("agent"),
@@ -86,8 +92,7 @@ impl Node {
             self.workload_socket(),
             self.admin_socket(),
             self.more
-        );
-        Ok(config::parse(&text, "the test's agent.toml")?)
+        )
     }
 
     /// Builds the agent and lets it run.
