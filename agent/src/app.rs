@@ -23,7 +23,7 @@ use vouchsafe_workload_attestors::{
 use crate::admin::{Admin, Pulse};
 use crate::bootstrap::{Bootstrap, BootstrapError};
 use crate::cache::slots::Lane;
-use crate::cache::{JwtCache, X509Cache, issuer};
+use crate::cache::{JwtCache, X509Cache, distrust, issuer};
 use crate::caller::{CallPlaces, ExecWatch, Gate, PresenceRule};
 use crate::config::{BadConfig, Config, TokenFileError, read_token};
 use crate::knowledge::KnowledgeBase;
@@ -287,6 +287,17 @@ impl App {
             self.upstream.clone(),
             self.config.sync_interval.get(),
             self.host.clock.clone(),
+        );
+        endless(
+            &group,
+            "distrust",
+            distrust::watch(
+                self.parts.knowledge.clone(),
+                self.parts.x509.clone(),
+                Arc::clone(&self.parts.jwt),
+                self.own.clone(),
+                self.host.clock.clone(),
+            ),
         );
         let (mut own, parts, clock) = (self.own, self.parts.clone(), self.host.clock.clone());
         let status = self.status;

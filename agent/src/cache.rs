@@ -3,6 +3,7 @@
 //! What is due and who matches are decided by plain functions of values and `now`; [`x509::X509Cache`] and
 //! [`issuer`] carry the decisions out.
 
+pub mod distrust;
 pub mod index;
 pub mod issuer;
 pub mod jwt;

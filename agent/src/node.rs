@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use vouchsafe_attestors::NodeProver;
 use vouchsafe_identity::x509::{self, LeafInfo};
 use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, SpiffeId, TrustDomain};
@@ -126,8 +126,13 @@ impl Node {
     pub async fn run(self, ready: ReadyGuard) -> Result<(), NodeError> {
         let own = self.join().await?;
         ready.ready();
+        let distrusted = Notify::new();
         let kept = async {
-            tokio::try_join!(self.keep(own), self.follow_bundle(), self.report())?;
+            tokio::try_join!(
+                self.keep(own, &distrusted),
+                self.follow_bundle(&distrusted),
+                self.report()
+            )?;
             Ok(())
         };
         tokio::select! {
@@ -280,13 +285,42 @@ impl Node {
         Ok(())
     }
 
-    /// Renews the SVID at its time, again and again.
-    async fn keep(&self, mut own: OwnSvid) -> Result<(), NodeError> {
+    /// Renews the SVID at its time, again and again; before its time when its authority is distrusted.
+    async fn keep(&self, mut own: OwnSvid, distrusted: &Notify) -> Result<(), NodeError> {
+        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         loop {
             let due = own.lifetime.rotate_at(self.clock.now(), jitter());
-            self.clock.sleep_until(due).await;
-            own = self.renew(own).await?;
+            tokio::select! {
+                () = self.clock.sleep_until(due) => {}
+                () = distrusted.notified() => {}
+            }
+            if self.clock.now() < due && !self.is_distrusted(&own) {
+                continue;
+            }
+            loop {
+                own = self.renew(own).await?;
+                if !self.is_distrusted(&own) {
+                    backoff.reset();
+                    break;
+                }
+                tracing::warn!(
+                    serial = own.serial,
+                    "the server signed the SVID of this agent with an authority that is tainted: it is renewed again"
+                );
+                self.clock.sleep(backoff.wait()).await;
+            }
         }
+    }
+
+    /// Whether the SVID hangs on an authority that is tainted, or on none of the bundle.
+    fn is_distrusted(&self, own: &OwnSvid) -> bool {
+        let Some(bundle) = self.bundles.get(&self.trust_domain) else {
+            return false;
+        };
+        let certificates = own.certificates();
+        let authorities = bundle.x509_authorities.iter();
+        let mut trusted = authorities.filter(|authority| !authority.tainted);
+        !trusted.any(|authority| authority.signed_any(&certificates))
     }
 
     async fn renew(&self, own: OwnSvid) -> Result<OwnSvid, NodeError> {
@@ -348,7 +382,7 @@ impl Node {
     }
 
     /// Keeps the bundle by which the server is known, here and on disk, in step with what the server says.
-    async fn follow_bundle(&self) -> Result<(), NodeError> {
+    async fn follow_bundle(&self, distrusted: &Notify) -> Result<(), NodeError> {
         let mut changes = self.knowledge.changes();
         loop {
             let bundle = changes.borrow_and_update().own_bundle().cloned();
@@ -357,6 +391,7 @@ impl Node {
                 && !bundle.x509_authorities.is_empty()
             {
                 self.bundles.set(Bundle::clone(&bundle));
+                distrusted.notify_one();
                 if let Err(error) = self.state.save_bundle(&bundle).await {
                     tracing::error!(error = %error, "the bundle could not be stored");
                 }
@@ -406,7 +441,12 @@ impl From<AttestError> for Unrenewed {
 }
 
 impl OwnSvid {
-    fn read(stored: StoredSvid, trust_domain: &TrustDomain) -> Result<Self, StateError> {
+    /// The chain, DER, leaf first, one after another.
+    pub fn certificates(&self) -> Vec<u8> {
+        self.stored.chain.concat()
+    }
+
+    pub(crate) fn read(stored: StoredSvid, trust_domain: &TrustDomain) -> Result<Self, StateError> {
         let leaf: LeafInfo = stored.leaf()?;
         if !leaf.spiffe_id.is_member_of(trust_domain) {
             return Err(StateError::ForeignSvid {

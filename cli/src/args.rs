@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vouchsafe_identity::{Selector, SpiffeId, TrustDomain};
 
-use crate::commands::{agent, audit, bundle, entry, explain, health, svid, token};
+use crate::commands::{agent, audit, authority, bundle, entry, explain, health, svid, token};
 use crate::dev;
 
 /// Exit codes, shown below the help.
@@ -91,6 +91,9 @@ pub(crate) enum Command {
     /// The trust bundle: the authorities that verify SVIDs
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
+    /// The server's signing keys by hand: after a leak, or before a change
+    #[command(subcommand)]
+    Authority(authority::AuthorityCommand),
     /// Fetch SVIDs as a workload does
     #[command(subcommand)]
     Svid(svid::SvidCommand),

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod audit;
+pub(crate) mod authority;
 pub(crate) mod bundle;
 pub(crate) mod entry;
 pub(crate) mod explain;
@@ -23,6 +24,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Token(command) => token::run(command, &global, output).await,
         Command::Agent(command) => agent::run(command, &global, output).await,
         Command::Bundle(command) => bundle::run(command, &global, output).await,
+        Command::Authority(command) => authority::run(command, &global, output).await,
         Command::Svid(command) => svid::run(command, &global, output).await,
         Command::Explain(args) => explain::run(args, &global, output).await,
         Command::Health(args) => health::run(args, &global, output).await,

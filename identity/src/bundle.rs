@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
 use crate::TrustDomain;
@@ -85,6 +86,35 @@ impl X509Authority {
     pub fn expires_at(&self) -> Option<OffsetDateTime> {
         let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
         Some(parsed.validity().not_after.to_datetime())
+    }
+
+    /// The subject key id in lower-case hex, by which operators know the authority: as the certificate has it, else
+    /// that of its key. `None` when the certificate cannot be read.
+    pub fn key_id(&self) -> Option<String> {
+        let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
+        let named = parsed
+            .extensions()
+            .iter()
+            .find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => Some(hex::encode(id.0)),
+                _ => None,
+            });
+        Some(named.unwrap_or_else(|| crate::x509::key_id(parsed.public_key().raw)))
+    }
+
+    /// Whether the authority's key signed one of these certificates (DER, one after another). What they say of their
+    /// issuer does not count.
+    pub fn signed_any(&self, mut certificates: &[u8]) -> bool {
+        let Ok((_, authority)) = X509Certificate::from_der(&self.certificate) else {
+            return false;
+        };
+        while let Ok((rest, one)) = X509Certificate::from_der(certificates) {
+            if one.verify_signature(Some(authority.public_key())).is_ok() {
+                return true;
+            }
+            certificates = rest;
+        }
+        false
     }
 }
 

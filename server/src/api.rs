@@ -2,6 +2,7 @@
 
 mod absent;
 mod agent;
+mod authority;
 mod bundle;
 mod conversation;
 mod entry;

@@ -9,7 +9,7 @@ use prost::Message;
 use prost_types::Any;
 use tonic::{Code, Status};
 use vouchsafe_attestors::NodeAttestError;
-use vouchsafe_ca::CaError;
+use vouchsafe_ca::{CaError, StepError};
 use vouchsafe_proto::spire::api::types;
 use vouchsafe_proto::spire::api::types::permission_denied_details::Reason;
 use vouchsafe_store::StoreError;
@@ -130,7 +130,26 @@ impl ToStatus for CaError {
         match self {
             Self::Request(_) => bad_request(self),
             Self::NoActiveAuthority(_) => internal(Code::Unavailable, "no authority is active", self),
-            _ => internal(Code::Internal, "the authority could not issue", self),
+            Self::Tainted { .. } => {
+                tracing::error!(error = chain(self), "a call could not be answered");
+                Status::unavailable(self.to_string())
+            }
+            Self::Store(e) => e.to_status(),
+            _ => internal(Code::Internal, "the authority failed", self),
+        }
+    }
+}
+
+impl ToStatus for StepError {
+    fn to_status(&self) -> Status {
+        let text = self.to_string();
+        match self {
+            Self::Starting => Status::unavailable(text),
+            Self::NotPrepared { .. } | Self::AlreadyTainted(_) | Self::Untainted(_) | Self::Full(_) => {
+                Status::failed_precondition(text)
+            }
+            Self::Ca(e) => e.to_status(),
+            _ => Status::invalid_argument(text),
         }
     }
 }

@@ -104,15 +104,23 @@ struct State {
 pub struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
+    /// By which the server knows its agents.
+    known: BundleHandle,
     group: TaskGroup,
 }
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    signing: Mutex<Signing>,
+    clock: Clock,
+}
+
+/// What signs now.
+#[derive(Debug)]
+struct Signing {
     issuer: Issuer,
     jwt: LocalKey,
-    clock: Clock,
 }
 
 impl Upstream {
@@ -139,6 +147,7 @@ impl Upstream {
         Ok(Self {
             address,
             shared,
+            known: bundles,
             group,
         })
     }
@@ -176,6 +185,47 @@ impl Upstream {
         state.bundle.x509_authorities.push(authority);
         state.bundle.sequence += 1;
         Ok(())
+    }
+
+    /// Another authority and another JWT key sign from now on; the bundle keeps those before them.
+    ///
+    /// # Errors
+    /// When a key cannot be made.
+    pub fn replace_authorities(&self) -> anyhow::Result<()> {
+        let (authority, issuer) = authority(&self.shared.clock)?;
+        let mut state = self.shared.lock();
+        let key_id = format!("{JWT_KEY}-{}", state.bundle.sequence);
+        let jwt = LocalKey::generate(&key_id, KeyAlgorithm::EcP256)?;
+        state.bundle.x509_authorities.push(authority);
+        state.bundle.jwt_authorities.push(jwt_authority(&jwt));
+        state.bundle.sequence += 1;
+        self.known.set(state.bundle.clone());
+        *self.shared.signing() = Signing { issuer, jwt };
+        Ok(())
+    }
+
+    /// Taints every authority but those that sign.
+    pub fn taint_old(&self) {
+        let mut state = self.shared.lock();
+        state.bundle.sequence += 1;
+        if let Some((_, old)) = state.bundle.x509_authorities.split_last_mut() {
+            old.iter_mut().for_each(|authority| authority.tainted = true);
+        }
+        if let Some((_, old)) = state.bundle.jwt_authorities.split_last_mut() {
+            old.iter_mut().for_each(|authority| authority.tainted = true);
+        }
+    }
+
+    /// Takes every authority but those that sign out of the bundle.
+    pub fn revoke_old(&self) {
+        let mut state = self.shared.lock();
+        let bundle = &mut state.bundle;
+        bundle.sequence += 1;
+        let old = bundle.x509_authorities.len().saturating_sub(1);
+        bundle.x509_authorities.drain(..old);
+        let old = bundle.jwt_authorities.len().saturating_sub(1);
+        bundle.jwt_authorities.drain(..old);
+        self.known.set(state.bundle.clone());
     }
 
     /// How often each thing was done so far.
@@ -239,6 +289,15 @@ fn authority(clock: &Clock) -> anyhow::Result<(X509Authority, Issuer)> {
     Ok((authority, issuer))
 }
 
+fn jwt_authority(key: &LocalKey) -> JwtAuthority {
+    JwtAuthority {
+        key_id: key.key_id().to_owned(),
+        public_key: key.public_key_spki().to_vec(),
+        expires_at: None,
+        tainted: false,
+    }
+}
+
 impl Shared {
     fn new(clock: Clock) -> anyhow::Result<Self> {
         let (authority, issuer) = authority(&clock)?;
@@ -246,12 +305,7 @@ impl Shared {
         let mut bundle = Bundle::empty(domain()?);
         bundle.sequence = 1;
         bundle.x509_authorities.push(authority);
-        bundle.jwt_authorities.push(JwtAuthority {
-            key_id: JWT_KEY.to_owned(),
-            public_key: jwt.public_key_spki().to_vec(),
-            expires_at: None,
-            tainted: false,
-        });
+        bundle.jwt_authorities.push(jwt_authority(&jwt));
         let state = State {
             behaviour: Behaviour::default(),
             counts: Counts::default(),
@@ -260,14 +314,17 @@ impl Shared {
         };
         Ok(Self {
             state: Mutex::new(state),
-            issuer,
-            jwt,
+            signing: Mutex::new(Signing { issuer, jwt }),
             clock,
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signing(&self) -> MutexGuard<'_, Signing> {
+        self.signing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn issue(&self, id: SpiffeId, public_key: Vec<u8>, life: Duration) -> anyhow::Result<Vec<Vec<u8>>> {
@@ -280,7 +337,7 @@ impl Shared {
             not_after: now + life,
             serial: random_serial()?,
         };
-        Ok(issue_svid(&request, &self.issuer)?.chain)
+        Ok(issue_svid(&request, &self.signing().issuer)?.chain)
     }
 
     /// An SVID for the key of a request, with its serial number.
@@ -310,8 +367,12 @@ impl Shared {
             issuer: None,
             jti: Some(format!("{}", self.lock().counts.jwt)),
         };
+        let token = {
+            let signing = self.signing();
+            sign_svid(&claims, signing.jwt.key_id(), &signing.jwt)?
+        };
         Ok(types::Jwtsvid {
-            token: sign_svid(&claims, JWT_KEY, &self.jwt)?,
+            token,
             id: Some(parts(id)),
             expires_at: claims.expires_at.unix_timestamp(),
             issued_at: issued_at.unix_timestamp(),

@@ -15,6 +15,8 @@ mod jwt;
 mod life;
 #[path = "agent/operator.rs"]
 mod operator;
+#[path = "agent/taint.rs"]
+mod taint;
 #[path = "agent/together.rs"]
 mod together;
 #[path = "agent/x509.rs"]

@@ -9,6 +9,7 @@ use vouchsafe_identity::secret::Secret;
 use vouchsafe_sys::ProcessIdentity;
 use vouchsafe_workload_attestors::Fingerprint;
 
+use super::distrust::Distrust;
 use super::rotation::Lifetime;
 use crate::entry::{EntryId, EntryVersion};
 use crate::knowledge::{EntryChange, Knowledge};
@@ -29,6 +30,8 @@ pub struct JwtKey {
 pub struct JwtSvid {
     /// The token in compact form.
     pub token: Secret<String>,
+    /// The authority that it names as its signer.
+    pub key_id: Option<String>,
     /// From when to when it is valid.
     pub lifetime: Lifetime,
 }
@@ -71,6 +74,7 @@ pub struct JwtCache {
 #[derive(Debug, Default)]
 struct Inner {
     places: HashMap<JwtKey, Place>,
+    distrust: Arc<Distrust>,
     tick: u64,
 }
 
@@ -115,6 +119,9 @@ impl JwtCache {
     ) {
         let renew_at = svid.lifetime.rotate_at(now, jitter);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.distrust.covers_key(svid.key_id.as_deref()) {
+            return;
+        }
         inner.tick += 1;
         let place = Place {
             svid,
@@ -149,6 +156,21 @@ impl JwtCache {
             Some(gone) => self.retain_entries(|id| !gone.contains(id)),
             None => self.retain_entries(|id| known.entries.get(id).is_some()),
         }
+    }
+
+    /// Forgets the tokens that one of these authorities signed, and keeps none of them from now on.
+    pub(super) fn distrust(&self, distrust: Arc<Distrust>) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner
+            .places
+            .retain(|_, place| !distrust.covers_key(place.svid.key_id.as_deref()));
+        inner.distrust = distrust;
+    }
+
+    /// Whether a token of this signer would not be kept.
+    pub fn distrusts(&self, key_id: Option<&str>) -> bool {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.distrust.covers_key(key_id)
     }
 
     /// How many tokens there are.

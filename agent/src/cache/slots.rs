@@ -92,6 +92,8 @@ struct Slot {
     /// Tells it from an earlier slot of the same entry.
     born: u64,
     svid: Option<Arc<X509Svid>>,
+    /// When to replace it if that is before its time.
+    hurried: Option<OffsetDateTime>,
     failure: Option<Failure>,
     asked: bool,
     /// The callers that hold it, each as often as it does.
@@ -111,7 +113,9 @@ impl Slot {
     /// From when on a (new) SVID is needed; `None`: at once.
     fn needed_from(&self) -> Option<OffsetDateTime> {
         let needed = match &self.svid {
-            Some(svid) if svid.version == self.entry.version => Some(svid.rotate_at),
+            Some(svid) if svid.version == self.entry.version => {
+                Some(self.hurried.map_or(svid.rotate_at, |at| at.min(svid.rotate_at)))
+            }
             _ => None,
         };
         match (&self.failure, needed) {
@@ -256,6 +260,7 @@ impl Slots {
             entry: Arc::clone(entry),
             born: used,
             svid: None,
+            hurried: None,
             failure: None,
             asked: false,
             pins: Vec::new(),
@@ -355,8 +360,41 @@ impl Slots {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.asked = false;
             slot.failure = None;
+            slot.hurried = None;
             slot.svid = Some(Arc::new(svid));
             slot.tell();
+        }
+    }
+
+    /// An SVID has come that serves and must be replaced all the same: its authority is distrusted.
+    pub fn issued_in_vain(&mut self, id: &EntryId, svid: X509Svid, now: OffsetDateTime) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.hurried = Some(now);
+            slot.svid = Some(Arc::new(svid));
+        }
+        self.failed(id, "the server signed it with an authority that is tainted", now);
+    }
+
+    /// The SVIDs that are held and not to be replaced at once anyway; those that callers wait for come first.
+    pub fn unhurried(&self) -> Vec<(EntryId, Arc<X509Svid>)> {
+        let mut held: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.hurried.is_none())
+            .filter_map(|(id, slot)| Some((slot.pins.is_empty(), id, slot.svid.as_ref()?)))
+            .collect();
+        held.sort_by_key(|(unpinned, ..)| *unpinned);
+        held.into_iter()
+            .map(|(_, id, svid)| (id.clone(), Arc::clone(svid)))
+            .collect()
+    }
+
+    /// This SVID is to be replaced from then on, whatever its age.
+    pub fn hurry(&mut self, id: &EntryId, svid: &Arc<X509Svid>, at: OffsetDateTime) {
+        let slot = self.slots.get_mut(id);
+        if let Some(slot) = slot.filter(|slot| slot.svid.as_ref().is_some_and(|held| Arc::ptr_eq(held, svid)))
+        {
+            slot.hurried = Some(at);
         }
     }
 

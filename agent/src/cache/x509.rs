@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 
 use super::EntryIndex;
+use super::distrust::Distrust;
 use super::slots::{Held, Lane, Pin, Slots, Watcher, X509Svid};
 use crate::entry::{Entry, EntryId};
 use crate::knowledge::Knowledge;
@@ -18,6 +20,7 @@ pub struct X509Cache(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     slots: Mutex<Slots>,
+    distrust: ArcSwap<Distrust>,
     /// Counts changes of what [`X509Cache::look`] says.
     changes: watch::Sender<u64>,
     /// Wakes the issuer of SVIDs that callers wait for.
@@ -34,6 +37,7 @@ impl X509Cache {
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Shared {
             slots: Mutex::new(Slots::new(limit)),
+            distrust: ArcSwap::default(),
             changes: watch::Sender::new(0),
             urgent: Notify::new(),
             ahead: Notify::new(),
@@ -124,11 +128,43 @@ impl X509Cache {
         self.changed();
     }
 
+    /// From now on an SVID that hangs on one of these authorities is replaced as soon as it comes.
+    pub(super) fn distrust(&self, distrust: Arc<Distrust>) {
+        self.0.distrust.store(distrust);
+    }
+
+    /// The SVIDs that are held and not to be replaced at once anyway; those that callers wait for come first.
+    pub(super) fn unhurried(&self) -> Vec<(EntryId, Arc<X509Svid>)> {
+        self.lock().unhurried()
+    }
+
+    /// These SVIDs are to be replaced from the moment that stands with each, whatever their age.
+    pub(super) fn hurry(&self, svids: Vec<(EntryId, Arc<X509Svid>, OffsetDateTime)>) {
+        let mut slots = self.lock();
+        for (id, svid, at) in &svids {
+            slots.hurry(id, svid, *at);
+        }
+        drop(slots);
+        self.wake();
+    }
+
     /// Takes in the outcomes of one call.
     pub(super) fn settle(&self, outcomes: Vec<(EntryId, Outcome)>, now: OffsetDateTime) {
+        let distrust = self.0.distrust.load_full();
+        // Proving signatures takes time, so it is done before the lock is held.
+        let outcomes: Vec<_> = outcomes
+            .into_iter()
+            .map(|(id, outcome)| {
+                let in_vain = outcome
+                    .as_ref()
+                    .is_ok_and(|svid| distrust.covers_chain(&svid.certificates));
+                (id, outcome, in_vain)
+            })
+            .collect();
         let mut slots = self.lock();
-        for (id, outcome) in outcomes {
+        for (id, outcome, in_vain) in outcomes {
             match outcome {
+                Ok(svid) if in_vain => slots.issued_in_vain(&id, svid, now),
                 Ok(svid) => slots.issued(&id, svid),
                 Err(reason) => slots.failed(&id, &reason, now),
             }

@@ -77,12 +77,9 @@ async fn one(
     if let Cached::Fresh(svid) = cached {
         return Ok(svid);
     }
-    match parts.authority.issue_jwt(&entry.id, audience).await {
-        Ok(issued) => {
-            let svid = Arc::new(JwtSvid {
-                token: issued.token,
-                lifetime: issued.lifetime,
-            });
+    match issue(parts, entry, audience).await {
+        Ok(svid) => {
+            let svid = Arc::new(svid);
             tracing::info!(entry_id = %entry.id, spiffe_id = %entry.spiffe_id, expires_at = %svid.lifetime.not_after, "JWT-SVID issued");
             if !entry.single_jwt {
                 let now = parts.clock.now();
@@ -97,6 +94,24 @@ async fn one(
             }
             _ => Err(refused(entry, &error)),
         },
+    }
+}
+
+/// A new token. One whose signer was tainted while it was on its way is asked for once more.
+async fn issue(parts: &Parts, entry: &Entry, audience: &[String]) -> Result<JwtSvid, UpstreamError> {
+    let mut again = true;
+    loop {
+        let issued = parts.authority.issue_jwt(&entry.id, audience).await?;
+        let claims = jwt::peek_unverified(issued.token.expose());
+        let key_id = claims.ok().and_then(|claims| claims.key_id);
+        if !(again && parts.jwt.distrusts(key_id.as_deref())) {
+            return Ok(JwtSvid {
+                token: issued.token,
+                key_id,
+                lifetime: issued.lifetime,
+            });
+        }
+        again = false;
     }
 }
 

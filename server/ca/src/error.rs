@@ -12,6 +12,16 @@ pub enum CaError {
     /// No key is active, or the active one has expired.
     #[error("no {0} authority is active: see the server's log for why rotation failed")]
     NoActiveAuthority(&'static str),
+    /// The key that should sign is not trusted any more.
+    #[error(
+        "the active {purpose} authority `{authority_id}` is tainted and signs nothing: prepare and activate another"
+    )]
+    Tainted {
+        /// What it would sign.
+        purpose: &'static str,
+        /// Which one.
+        authority_id: String,
+    },
     /// The request cannot be met.
     #[error("{0}")]
     Request(String),
@@ -38,4 +48,16 @@ pub enum CaError {
         /// What is wrong.
         reason: String,
     },
+}
+
+/// An error and all that stands behind it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }

@@ -55,11 +55,36 @@ pub struct IssuedJwt {
     pub jti: Option<String>,
 }
 
+/// What signs now.
+#[derive(Debug, Default)]
+pub(crate) enum Active<I> {
+    /// Nothing.
+    #[default]
+    None,
+    /// Nothing, because the authority of this id is tainted.
+    Tainted(String),
+    /// This.
+    Issuer(Arc<I>),
+}
+
+impl<I> Active<I> {
+    fn issuer(&self, purpose: &'static str) -> Result<&Arc<I>, CaError> {
+        match self {
+            Self::Issuer(issuer) => Ok(issuer),
+            Self::None => Err(CaError::NoActiveAuthority(purpose)),
+            Self::Tainted(authority_id) => Err(CaError::Tainted {
+                purpose,
+                authority_id: authority_id.clone(),
+            }),
+        }
+    }
+}
+
 /// The keys that sign now.
 #[derive(Debug, Default)]
 pub(crate) struct Signing {
-    pub(crate) x509: Option<Arc<Issuer>>,
-    pub(crate) jwt: Option<Arc<JwtIssuer>>,
+    pub(crate) x509: Active<Issuer>,
+    pub(crate) jwt: Active<JwtIssuer>,
 }
 
 impl Signing {
@@ -69,11 +94,10 @@ impl Signing {
         request: &X509Request,
         now: OffsetDateTime,
     ) -> Result<CertifiedChain, CaError> {
-        let issuer = self
-            .x509
-            .as_ref()
-            .filter(|issuer| issuer.not_after() > now)
-            .ok_or(CaError::NoActiveAuthority("X.509"))?;
+        let issuer = self.x509.issuer("X.509")?;
+        if issuer.not_after() <= now {
+            return Err(CaError::NoActiveAuthority("X.509"));
+        }
         let request = SvidRequest {
             spiffe_id: request.spiffe_id.clone(),
             public_key: request.public_key.clone(),
@@ -91,11 +115,10 @@ impl Signing {
         request: &JwtRequest,
         now: OffsetDateTime,
     ) -> Result<IssuedJwt, CaError> {
-        let issuer = self
-            .jwt
-            .as_ref()
-            .filter(|issuer| issuer.expires_at > now)
-            .ok_or(CaError::NoActiveAuthority("JWT"))?;
+        let issuer = self.jwt.issuer("JWT")?;
+        if issuer.expires_at <= now {
+            return Err(CaError::NoActiveAuthority("JWT"));
+        }
         if request.audience.is_empty() || request.audience.iter().any(String::is_empty) {
             return Err(CaError::Request(
                 "a JWT-SVID needs at least one audience, and none may be empty".to_owned(),

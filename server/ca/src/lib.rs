@@ -9,9 +9,12 @@ pub mod issue;
 pub mod life_cycle;
 mod manager;
 pub mod purpose;
+mod record;
 mod slots;
+pub mod steps;
 
 pub use config::CaConfig;
 pub use error::CaError;
 pub use issue::{IssuedJwt, JwtRequest, X509Request};
 pub use manager::CaManager;
+pub use steps::{Authority, Kind, Step, StepError};

@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
+use vouchsafe_audit::Draft;
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::{Bundle, KeyAlgorithm};
 use vouchsafe_runtime::{Clock, KeyManager};
-use vouchsafe_store::{ChangeKind, Commit, CommitError, Record, SharedStore};
+use vouchsafe_store::{ChangeKind, Commit, CommitError, Key, Record, SharedStore};
 
-use crate::issue::{IssuedJwt, JwtRequest, Signing, X509Request};
+use crate::error::chain;
+use crate::issue::{Active, IssuedJwt, JwtRequest, Signing, X509Request};
 use crate::life_cycle::{Action, KEEP_EXPIRED};
 use crate::purpose::{JwtSigner, Purpose, X509Ca};
-use crate::slots::{Slots, bundle_for_update};
+use crate::record::by_schedule;
+use crate::slots::{Slots, Tools};
+use crate::steps::{Authority, Kind, Step, StepError};
 use crate::{CaConfig, CaError};
 
 /// How long a failed rotation waits before it is tried again.
@@ -32,6 +36,9 @@ pub struct CaManager {
     store: StoreHandle,
     rotation: Mutex<Rotation>,
     signing: ArcSwap<Signing>,
+    listing: ArcSwap<Listing>,
+    /// Wakes [`CaManager::run`].
+    stepped: Notify,
     bundle: watch::Sender<Arc<Bundle>>,
 }
 
@@ -47,6 +54,15 @@ impl std::fmt::Debug for StoreHandle {
 struct Rotation {
     x509: Slots<X509Ca>,
     jwt: Slots<JwtSigner>,
+    /// A commit failed, and what is in the store may differ from what is here.
+    doubtful: bool,
+}
+
+/// The journal's authorities, the newest first.
+#[derive(Debug, Default)]
+struct Listing {
+    x509: Vec<Authority>,
+    jwt: Vec<Authority>,
 }
 
 impl CaManager {
@@ -60,13 +76,18 @@ impl CaManager {
         keys: Arc<dyn KeyManager>,
         clock: Clock,
     ) -> Result<Arc<Self>, CaError> {
-        let rows = store.journal(store.server_id()).await?;
-        let x509 = Slots::load(rows.clone(), keys.as_ref(), KeyAlgorithm::EcP256).await?;
-        let jwt = Slots::load(rows, keys.as_ref(), KeyAlgorithm::EcP256).await?;
+        let tools = Tools {
+            store: &store,
+            keys: keys.as_ref(),
+            config: &config,
+        };
+        let rotation = load(tools, clock.now()).await?;
         let manager = Arc::new(Self {
             bundle: watch::Sender::new(Arc::new(Bundle::empty(config.trust_domain.clone()))),
-            rotation: Mutex::new(Rotation { x509, jwt }),
+            rotation: Mutex::new(rotation),
+            listing: ArcSwap::default(),
             signing: ArcSwap::default(),
+            stepped: Notify::new(),
             store: StoreHandle(store),
             config,
             keys,
@@ -77,6 +98,14 @@ impl CaManager {
         Ok(manager)
     }
 
+    fn tools(&self) -> Tools<'_> {
+        Tools {
+            store: &self.store.0,
+            keys: self.keys.as_ref(),
+            config: &self.config,
+        }
+    }
+
     /// Rotates keys for as long as the server runs; a failure is logged and tried again.
     ///
     /// # Errors
@@ -85,7 +114,11 @@ impl CaManager {
         loop {
             let now = self.clock.now();
             match self.rotate().await {
-                Ok(next) => self.clock.sleep_until(next.min(now + PRUNE_EVERY)).await,
+                // What is done by hand changes when the next step is due.
+                Ok(next) => tokio::select! {
+                    () = self.clock.sleep_until(next.min(now + PRUNE_EVERY)) => {}
+                    () = self.stepped.notified() => {}
+                },
                 Err(error) => {
                     tracing::error!(
                         error = chain(&error),
@@ -104,59 +137,133 @@ impl CaManager {
     pub async fn rotate(&self) -> Result<OffsetDateTime, CaError> {
         let now = self.clock.now();
         let mut rotation = self.rotation.lock().await;
-        let Rotation { x509, jwt } = &mut *rotation;
-        let next = self.advance(x509, now).await?.min(self.advance(jwt, now).await?);
-        self.signing.store(Arc::new(Signing {
-            x509: x509.active().map(|slot| slot.issuer.clone()),
-            jwt: jwt.active().map(|slot| slot.issuer.clone()),
-        }));
-        self.prune(now).await?;
-        self.load_bundle(&rotation, now).await?;
+        self.settle_doubt(&mut rotation, now).await?;
+        let done = self.rotate_all(&mut rotation, now).await;
+        rotation.doubtful |= done.is_err();
+        let shown = self.show(&rotation, now).await;
+        let next = done?;
+        shown?;
         Ok(next)
+    }
+
+    async fn rotate_all(
+        &self,
+        rotation: &mut Rotation,
+        now: OffsetDateTime,
+    ) -> Result<OffsetDateTime, CaError> {
+        let (bundle, _) = self.tools().bundle_for_update().await?;
+        let x509 = self.advance(&mut rotation.x509, &bundle, now).await?;
+        let jwt = self.advance(&mut rotation.jwt, &bundle, now).await?;
+        self.prune(rotation, now).await?;
+        Ok(x509.min(jwt))
     }
 
     async fn advance<P: Purpose>(
         &self,
         slots: &mut Slots<P>,
+        bundle: &Bundle,
         now: OffsetDateTime,
     ) -> Result<OffsetDateTime, CaError> {
+        let by = by_schedule(now);
         loop {
-            match slots.due(now) {
+            match slots.due(bundle, now) {
                 Action::Prepare => {
-                    slots
-                        .prepare(&self.store.0, self.keys.as_ref(), &self.config, now)
-                        .await?
+                    let name = slots.slot_in_need(now)?;
+                    slots.prepare(self.tools(), &by, name).await?;
                 }
-                Action::Activate => slots.activate(&self.store.0, now).await?,
+                Action::Activate => slots.activate(self.tools(), &by).await?,
                 Action::WaitUntil(then) => return Ok(then),
             }
         }
     }
 
-    /// Takes authorities out of the bundle that expired more than [`KEEP_EXPIRED`] ago.
-    async fn prune(&self, now: OffsetDateTime) -> Result<(), CaError> {
-        let (mut bundle, unchanged) = bundle_for_update(&self.store.0, &self.config).await?;
+    /// Takes a step that an operator asked for. `by` begins the record of it: who asked, in which call and when.
+    ///
+    /// # Errors
+    /// [`StepError`] when the authority is not in the state that the step needs, or store or key manager fail.
+    pub async fn step(&self, kind: Kind, step: Step<'_>, by: &Draft) -> Result<Authority, StepError> {
+        let mut rotation = self.rotation.lock().await;
+        self.settle_doubt(&mut rotation, by.at).await?;
+        let taken = match kind {
+            Kind::X509 => rotation.x509.take(step, self.tools(), by).await,
+            Kind::Jwt => rotation.jwt.take(step, self.tools(), by).await,
+        };
+        if let Err(StepError::Ca(_)) = &taken {
+            rotation.doubtful = true;
+        }
+        let taken = taken?;
+        self.show(&rotation, by.at).await?;
+        self.stepped.notify_one();
+        Ok(taken)
+    }
+
+    /// The authorities of the journal, the newest first.
+    pub fn authorities(&self, kind: Kind) -> Vec<Authority> {
+        let listing = self.listing.load();
+        match kind {
+            Kind::X509 => listing.x509.clone(),
+            Kind::Jwt => listing.jwt.clone(),
+        }
+    }
+
+    /// After a commit of which it is not known whether it was made, the store alone knows the journal.
+    async fn settle_doubt(&self, rotation: &mut Rotation, now: OffsetDateTime) -> Result<(), CaError> {
+        if rotation.doubtful {
+            *rotation = load(self.tools(), now).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes old keys that have ended out of the journal, and authorities out of the bundle that ended more than
+    /// [`KEEP_EXPIRED`] ago.
+    async fn prune(&self, rotation: &mut Rotation, now: OffsetDateTime) -> Result<(), CaError> {
+        let tools = self.tools();
+        let (mut bundle, unchanged) = tools.bundle_for_update().await?;
         let before = (bundle.x509_authorities.len(), bundle.jwt_authorities.len());
         let keep = |expires_at: Option<OffsetDateTime>| expires_at.is_none_or(|at| at + KEEP_EXPIRED > now);
         bundle.x509_authorities.retain(|a| keep(a.expires_at()));
         bundle.jwt_authorities.retain(|a| keep(a.expires_at));
-        if before == (bundle.x509_authorities.len(), bundle.jwt_authorities.len()) {
+        let mut commit = Commit::default();
+        if before != (bundle.x509_authorities.len(), bundle.jwt_authorities.len()) {
+            bundle.sequence += 1;
+            commit = commit
+                .expect(unchanged)
+                .put(Record::Bundle(bundle))
+                .change(ChangeKind::Bundle(self.config.trust_domain.clone()));
+        }
+        let by = by_schedule(now);
+        commit = rotation.x509.without_ended(commit, &by);
+        commit = rotation.jwt.without_ended(commit, &by);
+        if commit.mutations.is_empty() {
             return Ok(());
         }
-        bundle.sequence += 1;
-        let commit = Commit::default()
-            .expect(unchanged)
-            .put(Record::Bundle(bundle))
-            .change(ChangeKind::Bundle(self.config.trust_domain.clone()));
-        match self.store.0.commit(commit).await {
+        match tools.store.commit(commit).await {
+            Ok(_) => {
+                rotation.x509.forget_ended(tools, now).await;
+                rotation.jwt.forget_ended(tools, now).await;
+                Ok(())
+            }
             // Someone else changed the bundle: it is looked at again at the next turn.
-            Ok(_) | Err(CommitError::Conflict(_)) => Ok(()),
+            Err(CommitError::Conflict(Key::Bundle(_))) => Ok(()),
             Err(refused) => Err(refused.into()),
         }
     }
 
-    async fn load_bundle(&self, rotation: &Rotation, now: OffsetDateTime) -> Result<(), CaError> {
-        let (bundle, _) = bundle_for_update(&self.store.0, &self.config).await?;
+    /// Lets callers see the present state: what signs, the bundle, the authorities.
+    async fn show(&self, rotation: &Rotation, now: OffsetDateTime) -> Result<(), CaError> {
+        let (bundle, _) = self.tools().bundle_for_update().await?;
+        self.signing.store(Arc::new(Signing {
+            x509: active(&rotation.x509, &bundle),
+            jwt: active(&rotation.jwt, &bundle),
+        }));
+        self.listing.store(Arc::new(Listing {
+            x509: rotation.x509.authorities(&bundle),
+            jwt: rotation.jwt.authorities(&bundle),
+        }));
+        self.load_bundle(rotation, bundle, now)
+    }
+
+    fn load_bundle(&self, rotation: &Rotation, bundle: Bundle, now: OffsetDateTime) -> Result<(), CaError> {
         if !rotation.x509.all_published(&bundle, now) || !rotation.jwt.all_published(&bundle, now) {
             return Err(CaError::Slot {
                 slot: "bundle".to_owned(),
@@ -177,7 +284,8 @@ impl CaManager {
         Ok(())
     }
 
-    /// Removes keys that no slot refers to: left over from a crash between making and recording one.
+    /// Removes keys that no slot refers to: left over from a crash between making and recording one, or between
+    /// revoking one and deleting it.
     async fn forget_unused_keys(&self) -> Result<(), CaError> {
         let rotation = self.rotation.lock().await;
         let used: BTreeSet<&str> = rotation.x509.key_ids().chain(rotation.jwt.key_ids()).collect();
@@ -224,13 +332,25 @@ impl CaManager {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
+async fn load(tools: Tools<'_>, now: OffsetDateTime) -> Result<Rotation, CaError> {
+    let by = by_schedule(now);
+    let rows = tools.store.journal(tools.store.server_id()).await?;
+    Ok(Rotation {
+        x509: Slots::load(rows.clone(), KeyAlgorithm::EcP256, tools, &by).await?,
+        jwt: Slots::load(rows, KeyAlgorithm::EcP256, tools, &by).await?,
+        doubtful: false,
+    })
+}
+
+/// What signs. A tainted key does not.
+fn active<P: Purpose>(slots: &Slots<P>, bundle: &Bundle) -> Active<P::Issuer> {
+    let Some(slot) = slots.active() else {
+        return Active::None;
+    };
+    let authority_id = &slot.row.authority_id;
+    match &slot.issuer {
+        _ if P::tainted(bundle, authority_id) == Some(true) => Active::Tainted(authority_id.clone()),
+        Some(issuer) => Active::Issuer(Arc::clone(issuer)),
+        None => Active::None,
     }
-    text
 }

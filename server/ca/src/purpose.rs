@@ -44,6 +44,15 @@ pub trait Purpose: Send + Sync + 'static {
     /// Whether the bundle has the authority of this row.
     fn is_in(bundle: &Bundle, row: &JournalRow) -> bool;
 
+    /// Whether the authority of this id is tainted; `None` when the bundle does not have it.
+    fn tainted(bundle: &Bundle, authority_id: &str) -> Option<bool>;
+
+    /// Marks the authority of this id as tainted.
+    fn taint(bundle: &mut Bundle, authority_id: &str);
+
+    /// Takes the authority of this id out of the bundle.
+    fn remove_from(bundle: &mut Bundle, authority_id: &str);
+
     /// Makes the issuer of a stored row and its key.
     ///
     /// # Errors
@@ -88,9 +97,35 @@ impl Purpose for X509Ca {
             .any(|authority| authority.certificate == row.certificate)
     }
 
+    fn tainted(bundle: &Bundle, authority_id: &str) -> Option<bool> {
+        let mut named = bundle
+            .x509_authorities
+            .iter()
+            .filter(|authority| has_key_id(authority, authority_id))
+            .peekable();
+        named.peek()?;
+        Some(named.any(|authority| authority.tainted))
+    }
+
+    fn taint(bundle: &mut Bundle, authority_id: &str) {
+        for authority in &mut bundle.x509_authorities {
+            authority.tainted |= has_key_id(authority, authority_id);
+        }
+    }
+
+    fn remove_from(bundle: &mut Bundle, authority_id: &str) {
+        bundle
+            .x509_authorities
+            .retain(|authority| !has_key_id(authority, authority_id));
+    }
+
     fn issuer(row: &JournalRow, signer: Arc<dyn Signer>) -> Result<Issuer, CaError> {
         Ok(Issuer::new(&row.certificate, signer)?)
     }
+}
+
+fn has_key_id(authority: &X509Authority, key_id: &str) -> bool {
+    authority.key_id().as_deref() == Some(key_id)
 }
 
 /// The key that signs JWT-SVIDs, with its term.
@@ -138,6 +173,24 @@ impl Purpose for JwtSigner {
             .jwt_authorities
             .iter()
             .any(|authority| authority.key_id == row.authority_id)
+    }
+
+    fn tainted(bundle: &Bundle, authority_id: &str) -> Option<bool> {
+        bundle
+            .jwt_authority(authority_id)
+            .map(|authority| authority.tainted)
+    }
+
+    fn taint(bundle: &mut Bundle, authority_id: &str) {
+        for authority in &mut bundle.jwt_authorities {
+            authority.tainted |= authority.key_id == authority_id;
+        }
+    }
+
+    fn remove_from(bundle: &mut Bundle, authority_id: &str) {
+        bundle
+            .jwt_authorities
+            .retain(|authority| authority.key_id != authority_id);
     }
 
     fn issuer(row: &JournalRow, signer: Arc<dyn Signer>) -> Result<JwtIssuer, CaError> {

@@ -1,10 +1,13 @@
-//! The two slots of one purpose: loading them from the journal, preparing and activating keys.
+//! The slots of one purpose: one for each signing key that still counts, as the journal has them.
+//!
+//! Each step is one commit: journal, bundle and audit record change together or not at all. A key is made before
+//! its commit and forgotten after it, so that a crash leaves a key too many at most, which the next start removes.
 
 use std::sync::Arc;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
-use vouchsafe_audit::{Draft, Outcome, Principal};
+use vouchsafe_audit::Draft;
 use vouchsafe_identity::{Bundle, KeyAlgorithm};
 use vouchsafe_runtime::KeyManager;
 use vouchsafe_store::{
@@ -14,114 +17,149 @@ use vouchsafe_store::{
 
 use crate::life_cycle::{Action, Term, due};
 use crate::purpose::Purpose;
+use crate::record::record;
+use crate::steps::Authority;
 use crate::{CaConfig, CaError};
 
-const SLOT_NAMES: [char; 2] = ['a', 'b'];
+/// Names of slots: one for the key that signs, one for its successor, the others for keys that have signed.
+const SLOT_NAMES: [char; 8] = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'];
 /// Another server of the trust domain may change the bundle at the same moment; it does not do so without end.
 const MAX_CONFLICTS: usize = 16;
 
-/// A slot whose key is at hand.
+/// What a step works with.
+#[derive(Clone, Copy)]
+pub(crate) struct Tools<'a> {
+    pub(crate) store: &'a SharedStore,
+    pub(crate) keys: &'a dyn KeyManager,
+    pub(crate) config: &'a CaConfig,
+}
+
+impl Tools<'_> {
+    /// The stored bundle of our trust domain with the expectation under which it may be replaced.
+    pub(crate) async fn bundle_for_update(&self) -> Result<(Bundle, Expect), CaError> {
+        let trust_domain = &self.config.trust_domain;
+        let key = Key::Bundle(trust_domain.clone());
+        Ok(match self.store.bundle(trust_domain).await? {
+            Some(found) => (found.value, Expect::At(key, found.revision)),
+            None => (Bundle::empty(trust_domain.clone()), Expect::Absent(key)),
+        })
+    }
+
+    /// Commits together with a change of the bundle; tried anew when someone else changed the bundle meanwhile.
+    pub(crate) async fn publish<E: From<CaError>>(
+        &self,
+        base: &Commit,
+        change: impl Fn(&mut Bundle) -> Result<(), E>,
+    ) -> Result<Revision, E> {
+        let mut conflicts = 0;
+        loop {
+            let (mut bundle, unchanged) = self.bundle_for_update().await?;
+            bundle.refresh_hint = Some(self.config.refresh_hint);
+            bundle.sequence += 1;
+            change(&mut bundle)?;
+            let commit = base
+                .clone()
+                .expect(unchanged)
+                .put(Record::Bundle(bundle))
+                .change(ChangeKind::Bundle(self.config.trust_domain.clone()));
+            match self.store.commit(commit).await {
+                Ok(revision) => return Ok(revision),
+                Err(CommitError::Conflict(Key::Bundle(_))) if conflicts < MAX_CONFLICTS => conflicts += 1,
+                Err(refused) => return Err(CaError::from(refused).into()),
+            }
+        }
+    }
+
+    /// Removes a key that no slot refers to any more. One that stays is removed at the next start.
+    pub(crate) async fn forget(&self, key_id: &str) {
+        if let Err(error) = self.keys.remove(key_id).await {
+            tracing::error!(
+                key_id,
+                error = crate::error::chain(&error),
+                "a key that is no longer used could not be removed; the next start tries again"
+            );
+        }
+    }
+}
+
+/// A slot with its key, where the key is needed and there.
 #[derive(Debug)]
 pub(crate) struct Slot<P: Purpose> {
     pub(crate) row: JournalRow,
     revision: Revision,
-    pub(crate) issuer: Arc<P::Issuer>,
+    pub(crate) issuer: Option<Arc<P::Issuer>>,
+}
+
+impl<P: Purpose> Slot<P> {
+    fn key(&self) -> Key {
+        Key::Journal(self.row.key.clone())
+    }
+
+    /// That the slot was last written when we last wrote it.
+    pub(crate) fn unchanged(&self) -> Expect {
+        Expect::At(self.key(), self.revision)
+    }
+
+    fn as_state(&self, state: SlotState) -> JournalRow {
+        JournalRow {
+            state,
+            ..self.row.clone()
+        }
+    }
+
+    fn has_ended(&self, now: OffsetDateTime) -> bool {
+        self.row.state == SlotState::Old && self.row.expires_at <= now
+    }
 }
 
 /// The slots of one purpose.
 #[derive(Debug)]
 pub(crate) struct Slots<P: Purpose> {
     algorithm: KeyAlgorithm,
-    slots: Vec<Slot<P>>,
-    /// Rows whose key is gone: their place is overwritten at the next preparation.
-    lost: Vec<Versioned<JournalRow>>,
-}
-
-/// What a commit of ours says about itself in the audit log.
-pub(crate) fn audit(action: &str, now: OffsetDateTime, row: &JournalRow) -> Draft {
-    let facts = [
-        ("purpose", row.key.purpose.name().to_owned()),
-        ("slot", row.key.slot.to_string()),
-        ("authority_id", row.authority_id.clone()),
-        ("expires_at", row.expires_at.unix_timestamp().to_string()),
-    ];
-    Draft {
-        at: now,
-        request_id: Uuid::now_v7().to_string(),
-        traceparent: None,
-        principal: Principal::System {
-            component: "ca".to_owned(),
-        },
-        scope: "system".to_owned(),
-        action: action.to_owned(),
-        outcome: Outcome::Done,
-        code: None,
-        reason: None,
-        facts: facts
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
-    }
-}
-
-/// The stored bundle of our trust domain with the expectation under which it may be replaced.
-pub(crate) async fn bundle_for_update(
-    store: &SharedStore,
-    config: &CaConfig,
-) -> Result<(Bundle, Expect), CaError> {
-    let key = Key::Bundle(config.trust_domain.clone());
-    Ok(match store.bundle(&config.trust_domain).await? {
-        Some(found) => (found.value, Expect::At(key, found.revision)),
-        None => (Bundle::empty(config.trust_domain.clone()), Expect::Absent(key)),
-    })
+    pub(crate) slots: Vec<Slot<P>>,
 }
 
 impl<P: Purpose> Slots<P> {
-    /// Finds the keys of the journal's rows; a row without its key is set aside with a warning.
+    /// Finds the keys of the journal's rows. A key that is needed and gone retires its slot, which says so from
+    /// then on: its authority can still be tainted and revoked.
     pub(crate) async fn load(
         rows: Vec<Versioned<JournalRow>>,
-        keys: &dyn KeyManager,
         algorithm: KeyAlgorithm,
+        tools: Tools<'_>,
+        by: &Draft,
     ) -> Result<Self, CaError> {
         let mut loaded = Self {
             algorithm,
             slots: Vec::new(),
-            lost: Vec::new(),
         };
         for found in rows {
             let key = &found.value.key;
             if key.purpose != P::PURPOSE || key.algorithm != algorithm {
                 continue;
             }
-            let signer = keys.get(&found.value.key_id).await?;
-            match signer.filter(|signer| signer.public_key_spki() == found.value.public_key) {
-                Some(signer) => {
-                    let issuer = Arc::new(P::issuer(&found.value, signer)?);
-                    loaded.slots.push(Slot {
-                        row: found.value,
-                        revision: found.revision,
-                        issuer,
-                    });
-                }
-                None => {
-                    tracing::warn!(
-                        purpose = key.purpose.name(),
-                        slot = %key.slot,
-                        authority_id = found.value.authority_id,
-                        "the private key of an authority is not in the key manager; a new one takes its place"
-                    );
-                    loaded.lost.push(found);
+            let mut slot = Slot {
+                row: found.value,
+                revision: found.revision,
+                issuer: None,
+            };
+            if slot.row.state != SlotState::Old {
+                let signer = tools.keys.get(&slot.row.key_id).await?;
+                match signer.filter(|signer| signer.public_key_spki() == slot.row.public_key) {
+                    Some(signer) => slot.issuer = Some(Arc::new(P::issuer(&slot.row, signer)?)),
+                    None => retire_lost(&mut slot, tools, by).await?,
                 }
             }
+            loaded.slots.push(slot);
         }
         Ok(loaded)
     }
 
-    /// What is due now.
-    pub(crate) fn due(&self, now: OffsetDateTime) -> Action {
+    /// What is due now. A tainted key is as good as none.
+    pub(crate) fn due(&self, bundle: &Bundle, now: OffsetDateTime) -> Action {
         let terms: Vec<Term> = self
             .slots
             .iter()
+            .filter(|slot| P::tainted(bundle, &slot.row.authority_id) != Some(true))
             .map(|slot| Term {
                 state: slot.row.state,
                 issued_at: slot.row.issued_at,
@@ -133,7 +171,19 @@ impl<P: Purpose> Slots<P> {
 
     /// The slot that signs, expired or not.
     pub(crate) fn active(&self) -> Option<&Slot<P>> {
-        self.slots.iter().find(|slot| slot.row.state == SlotState::Active)
+        self.in_state(SlotState::Active)
+    }
+
+    /// A slot in this state.
+    pub(crate) fn in_state(&self, state: SlotState) -> Option<&Slot<P>> {
+        self.slots.iter().find(|slot| slot.row.state == state)
+    }
+
+    /// The slot of an authority.
+    pub(crate) fn find(&self, authority_id: &str) -> Option<&Slot<P>> {
+        self.slots
+            .iter()
+            .find(|slot| slot.row.authority_id == authority_id)
     }
 
     /// The ids of all keys that the slots refer to.
@@ -141,23 +191,74 @@ impl<P: Purpose> Slots<P> {
         self.slots.iter().map(|slot| slot.row.key_id.as_str())
     }
 
-    /// Makes a key in the slot that does not sign and publishes it in the bundle, in one commit.
-    pub(crate) async fn prepare(
-        &mut self,
-        store: &SharedStore,
-        keys: &dyn KeyManager,
-        config: &CaConfig,
+    /// All authorities, the newest first.
+    pub(crate) fn authorities(&self, bundle: &Bundle) -> Vec<Authority> {
+        let mut all: Vec<_> = self
+            .slots
+            .iter()
+            .map(|slot| Authority::of::<P>(&slot.row, bundle))
+            .collect();
+        all.sort_by_key(|authority| std::cmp::Reverse(authority.issued_at));
+        all
+    }
+
+    /// Makes a key and publishes it in the bundle. One that was prepared before and never signed is old from then on.
+    pub(crate) async fn prepare(&mut self, tools: Tools<'_>, by: &Draft, name: char) -> Result<(), CaError> {
+        let (issuer, row) = self.make(tools, by.at, name).await?;
+        let place = Key::Journal(row.key.clone());
+        let overwritten = self.slots.iter().find(|slot| slot.row.key.slot == name);
+        let mut commit = Commit::default()
+            .expect(overwritten.map_or_else(|| Expect::Absent(place), Slot::unchanged))
+            .put(Record::Journal(row.clone()))
+            .audit(record(by, "authority.prepare", &row));
+        let passed_over = |slot: &Slot<P>| slot.row.state == SlotState::Prepared && slot.row.key.slot != name;
+        for slot in self.slots.iter().filter(|slot| passed_over(slot)) {
+            commit = commit
+                .expect(slot.unchanged())
+                .put(Record::Journal(slot.as_state(SlotState::Old)));
+        }
+        let publish = |bundle: &mut Bundle| {
+            P::add_to(bundle, &row);
+            Ok::<(), CaError>(())
+        };
+        let revision = tools.publish(&commit, publish).await?;
+        if let Some(forgotten) = overwritten.map(|slot| slot.row.key_id.clone()) {
+            tools.forget(&forgotten).await;
+        }
+        self.slots.retain(|slot| slot.row.key.slot != name);
+        for slot in self.slots.iter_mut().filter(|slot| passed_over(slot)) {
+            slot.row.state = SlotState::Old;
+            slot.revision = revision;
+        }
+        tracing::info!(
+            purpose = P::PURPOSE.name(),
+            slot = %name,
+            authority_id = row.authority_id,
+            "authority prepared"
+        );
+        self.slots.push(Slot {
+            row,
+            revision,
+            issuer: Some(issuer),
+        });
+        Ok(())
+    }
+
+    /// Makes a key and what the journal says of it.
+    async fn make(
+        &self,
+        tools: Tools<'_>,
         now: OffsetDateTime,
-    ) -> Result<(), CaError> {
-        let name = self.free_slot(now);
+        name: char,
+    ) -> Result<(Arc<P::Issuer>, JournalRow), CaError> {
         let key_id = format!("{}-{name}-{}", P::PURPOSE.name(), Uuid::new_v4().simple());
-        let signer = keys.generate(&key_id, self.algorithm).await?;
+        let signer = tools.keys.generate(&key_id, self.algorithm).await?;
         let from = now - crate::issue::BACKDATE;
-        let to = now + config.ca_ttl;
-        let published = P::publish(&config.trust_domain, &signer, from, to)?;
+        let to = now + tools.config.ca_ttl;
+        let published = P::publish(&tools.config.trust_domain, &signer, from, to)?;
         let row = JournalRow {
             key: JournalKey {
-                server_id: store.server_id().to_owned(),
+                server_id: tools.store.server_id().to_owned(),
                 purpose: P::PURPOSE,
                 algorithm: self.algorithm,
                 slot: name,
@@ -169,66 +270,13 @@ impl<P: Purpose> Slots<P> {
             certificate: published.certificate,
             issued_at: now,
             expires_at: to,
+            lost: false,
         };
-        let issuer = Arc::new(P::issuer(&row, signer)?);
-        let revision = self.commit_prepared(store, config, now, &row).await?;
-        self.lost.retain(|lost| lost.value.key.slot != name);
-        self.slots.retain(|slot| slot.row.key.slot != name);
-        tracing::info!(
-            purpose = P::PURPOSE.name(),
-            slot = %name,
-            authority_id = row.authority_id,
-            "authority prepared"
-        );
-        self.slots.push(Slot {
-            row,
-            revision,
-            issuer,
-        });
-        Ok(())
-    }
-
-    async fn commit_prepared(
-        &self,
-        store: &SharedStore,
-        config: &CaConfig,
-        now: OffsetDateTime,
-        row: &JournalRow,
-    ) -> Result<Revision, CaError> {
-        let place = Key::Journal(row.key.clone());
-        let expected = self
-            .slots
-            .iter()
-            .map(|slot| (slot.row.key.slot, slot.revision))
-            .chain(self.lost.iter().map(|lost| (lost.value.key.slot, lost.revision)))
-            .find(|(name, _)| *name == row.key.slot)
-            .map_or_else(
-                || Expect::Absent(place.clone()),
-                |(_, at)| Expect::At(place.clone(), at),
-            );
-        let mut conflicts = 0;
-        loop {
-            let (mut bundle, unchanged) = bundle_for_update(store, config).await?;
-            bundle.refresh_hint = Some(config.refresh_hint);
-            bundle.sequence += 1;
-            P::add_to(&mut bundle, row);
-            let commit = Commit::default()
-                .expect(expected.clone())
-                .expect(unchanged)
-                .put(Record::Journal(row.clone()))
-                .put(Record::Bundle(bundle))
-                .change(ChangeKind::Bundle(config.trust_domain.clone()))
-                .audit(audit("authority.prepare", now, row));
-            match store.commit(commit).await {
-                Ok(revision) => return Ok(revision),
-                Err(CommitError::Conflict(Key::Bundle(_))) if conflicts < MAX_CONFLICTS => conflicts += 1,
-                Err(refused) => return Err(refused.into()),
-            }
-        }
+        Ok((Arc::new(P::issuer(&row, signer)?), row))
     }
 
     /// Lets the prepared key sign and retires the one before it, in one commit.
-    pub(crate) async fn activate(&mut self, store: &SharedStore, now: OffsetDateTime) -> Result<(), CaError> {
+    pub(crate) async fn activate(&mut self, tools: Tools<'_>, by: &Draft) -> Result<(), CaError> {
         let mut commit = Commit::default();
         let mut next = Vec::new();
         for slot in &self.slots {
@@ -239,20 +287,14 @@ impl<P: Purpose> Slots<P> {
             if state == slot.row.state {
                 continue;
             }
-            let row = JournalRow {
-                state,
-                ..slot.row.clone()
-            };
-            let key = Key::Journal(row.key.clone());
-            commit = commit
-                .expect(Expect::At(key, slot.revision))
-                .put(Record::Journal(row.clone()));
+            let row = slot.as_state(state);
+            commit = commit.expect(slot.unchanged()).put(Record::Journal(row.clone()));
             if state == SlotState::Active {
-                commit = commit.audit(audit("authority.activate", now, &row));
+                commit = commit.audit(record(by, "authority.activate", &row));
             }
             next.push((row.key.slot, state));
         }
-        let revision = store.commit(commit).await?;
+        let revision = tools.store.commit(commit).await?;
         for slot in &mut self.slots {
             if let Some((_, state)) = next.iter().find(|(name, _)| *name == slot.row.key.slot) {
                 slot.row.state = *state;
@@ -270,19 +312,50 @@ impl<P: Purpose> Slots<P> {
         Ok(())
     }
 
-    /// The slot that a new key takes: one that is empty, else any but the live active one.
-    fn free_slot(&self, now: OffsetDateTime) -> char {
-        let live_active = self
-            .slots
+    /// A slot that a new key may take without anything being lost: an empty one, or one whose key has ended.
+    pub(crate) fn free_slot(&self, now: OffsetDateTime) -> Option<char> {
+        let taken = |name: &char| {
+            self.slots.iter().any(|slot| {
+                slot.row.key.slot == *name
+                    && (slot.row.state == SlotState::Active || slot.row.expires_at > now)
+            })
+        };
+        SLOT_NAMES.into_iter().find(|name| !taken(name))
+    }
+
+    /// The slot that a new key takes when it must have one: a free one, else that of the old key that ends first.
+    pub(crate) fn slot_in_need(&self, now: OffsetDateTime) -> Result<char, CaError> {
+        let oldest = || {
+            let old = self.slots.iter().filter(|slot| slot.row.state == SlotState::Old);
+            old.min_by_key(|slot| slot.row.expires_at)
+                .map(|slot| slot.row.key.slot)
+        };
+        self.free_slot(now).or_else(oldest).ok_or_else(|| CaError::Slot {
+            slot: P::PURPOSE.name().to_owned(),
+            reason: "all slots are taken".to_owned(),
+        })
+    }
+
+    /// Adds to a commit that the journal need not keep old keys that have ended.
+    pub(crate) fn without_ended(&self, commit: Commit, by: &Draft) -> Commit {
+        self.slots
             .iter()
-            .find(|slot| slot.row.state == SlotState::Active && slot.row.expires_at > now)
-            .map(|slot| slot.row.key.slot);
-        let is_empty = |name: &char| !self.slots.iter().any(|slot| slot.row.key.slot == *name);
-        let [a, b] = SLOT_NAMES;
-        SLOT_NAMES
-            .into_iter()
-            .find(is_empty)
-            .unwrap_or(if live_active == Some(a) { b } else { a })
+            .filter(|slot| slot.has_ended(by.at))
+            .fold(commit, |commit, slot| {
+                commit.expect(slot.unchanged()).delete(slot.key()).audit(record(
+                    by,
+                    "authority.end",
+                    &slot.row,
+                ))
+            })
+    }
+
+    /// Forgets old keys that have ended, once the journal has.
+    pub(crate) async fn forget_ended(&mut self, tools: Tools<'_>, now: OffsetDateTime) {
+        for slot in self.slots.iter().filter(|slot| slot.has_ended(now)) {
+            tools.forget(&slot.row.key_id).await;
+        }
+        self.slots.retain(|slot| !slot.has_ended(now));
     }
 
     /// Whether every live slot's authority stands in the bundle.
@@ -292,4 +365,25 @@ impl<P: Purpose> Slots<P> {
             .filter(|slot| slot.row.expires_at > now)
             .all(|slot| P::is_in(bundle, &slot.row))
     }
+}
+
+/// Retires a slot whose key is gone: somebody may have it.
+async fn retire_lost<P: Purpose>(slot: &mut Slot<P>, tools: Tools<'_>, by: &Draft) -> Result<(), CaError> {
+    let row = JournalRow {
+        lost: true,
+        ..slot.as_state(SlotState::Old)
+    };
+    tracing::warn!(
+        purpose = row.key.purpose.name(),
+        slot = %row.key.slot,
+        authority_id = row.authority_id,
+        "the private key of an authority is not in the key manager; a new one takes its place"
+    );
+    let commit = Commit::default()
+        .expect(slot.unchanged())
+        .put(Record::Journal(row.clone()))
+        .audit(record(by, "authority.lost", &row));
+    slot.revision = tools.store.commit(commit).await?;
+    slot.row = row;
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use tonic::{Request, Response, Status};
+use vouchsafe_ca::{Authority, Kind};
 use vouchsafe_proto::vouchsafe::server::v1::server_admin_server::ServerAdmin;
 use vouchsafe_proto::vouchsafe::server::v1::{
     HealthRequest, HealthResponse, TailAuditRequest, TailAuditResponse,
@@ -107,11 +108,39 @@ impl Api {
             bundle.x509_authorities.len(),
             bundle.jwt_authorities.len()
         );
-        let status = match self.serving() {
-            true => HealthStatus::Serving,
-            false => HealthStatus::NotServing,
+        if !self.serving() {
+            return part("ca", HealthStatus::NotServing, detail);
+        }
+        let lost = [Kind::X509, Kind::Jwt].map(|kind| self.lost_keys(kind)).concat();
+        match lost.is_empty() {
+            true => part("ca", HealthStatus::Serving, detail),
+            false => part(
+                "ca",
+                HealthStatus::Degraded,
+                format!("{detail}; {}", lost.join("; ")),
+            ),
+        }
+    }
+
+    /// What an operator should do about keys that were gone when they were needed: somebody may have them.
+    fn lost_keys(&self, kind: Kind) -> Vec<String> {
+        let next = |authority: &Authority| match authority.tainted {
+            true => "revoke it when what it signed has been issued anew",
+            false => "taint and revoke it if somebody may have the key",
         };
-        part("ca", status, detail)
+        self.ca
+            .authorities(kind)
+            .iter()
+            .filter(|authority| authority.lost)
+            .map(|authority| {
+                format!(
+                    "the private key of {} authority `{}` is gone and another one took its place: {}",
+                    kind.name(),
+                    authority.id,
+                    next(authority)
+                )
+            })
+            .collect()
     }
 }
 

@@ -53,7 +53,7 @@ pub struct JournalKey {
     pub purpose: KeyPurpose,
     /// The key's algorithm; several may live side by side for one purpose.
     pub algorithm: KeyAlgorithm,
-    /// `a` or `b`.
+    /// A small letter.
     pub slot: char,
 }
 
@@ -79,6 +79,9 @@ pub struct JournalRow {
     /// When it expires.
     #[serde(with = "time::serde::timestamp")]
     pub expires_at: OffsetDateTime,
+    /// Its private half was not in the key manager any more when it was needed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// Reads the key journal.

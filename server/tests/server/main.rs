@@ -8,6 +8,7 @@
 
 mod attest;
 mod audit;
+mod authority;
 mod callers;
 mod entries;
 mod follow;

@@ -52,6 +52,7 @@ impl Drop for Waiting {
 fn token(seconds: i64) -> Arc<JwtSvid> {
     Arc::new(JwtSvid {
         token: Secret::new("token".to_owned()),
+        key_id: Some("key-1".to_owned()),
         lifetime: Lifetime {
             not_before: at(0),
             not_after: at(seconds),
@@ -142,4 +143,31 @@ async fn the_cache_stays_within_its_limit_and_forgets_removed_entries() {
     assert!(matches!(cache.look(&first, &context, at(1)), Cached::Missing));
     cache.retain_entries(|_| false);
     assert!(cache.is_empty());
+}
+
+#[tokio::test]
+async fn a_token_of_a_tainted_key_is_forgotten_and_none_is_kept_from_then_on() {
+    let process = Waiting::start();
+    let cache = JwtCache::new(10);
+    let (key, context) = of(&process, "a").await;
+    cache.keep(key.clone(), context.clone(), token(3600), at(0), 0.0);
+    assert!(matches!(cache.look(&key, &context, at(1)), Cached::Fresh(_)));
+    let mut bundle = vouchsafe_identity::Bundle::empty("example.org".parse().unwrap());
+    bundle.jwt_authorities.push(vouchsafe_identity::JwtAuthority {
+        key_id: "key-1".to_owned(),
+        public_key: vec![1],
+        expires_at: None,
+        tainted: true,
+    });
+    cache.distrust(Arc::new(Distrust::between(None, &bundle)));
+    assert!(cache.is_empty());
+    cache.keep(key.clone(), context.clone(), token(3600), at(2), 0.0);
+    assert!(
+        matches!(cache.look(&key, &context, at(3)), Cached::Missing),
+        "it was on its way when its key was tainted"
+    );
+    bundle.jwt_authorities.clear();
+    cache.distrust(Arc::new(Distrust::between(None, &bundle)));
+    cache.keep(key.clone(), context.clone(), token(3600), at(4), 0.0);
+    assert!(matches!(cache.look(&key, &context, at(5)), Cached::Fresh(_)));
 }

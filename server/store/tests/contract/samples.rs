@@ -109,6 +109,7 @@ pub(crate) fn journal(server_id: &str, purpose: KeyPurpose, slot: char) -> Journ
         certificate: vec![4, 5],
         issued_at: time(1),
         expires_at: time(2),
+        lost: false,
     }
 }
 
