@@ -139,6 +139,7 @@ async fn start(
         audit: audit.sink,
         anonymous: audit.anonymous,
         authorizer: Authorizer::new(index, parts.nodes.clone(), config.admin_ids.clone()),
+        bundle: ca.bundle_changes(),
         rates,
         limits: config.limits.clone(),
     };

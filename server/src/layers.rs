@@ -16,8 +16,10 @@ mod step;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tower::ServiceBuilder;
 use tower::layer::util::{Identity, Stack};
+use vouchsafe_identity::Bundle;
 use vouchsafe_runtime::Clock;
 use vouchsafe_store::AuditSink;
 
@@ -46,6 +48,8 @@ pub struct Layers {
     pub anonymous: Arc<AnonymousCalls>,
     /// Decides who may call what.
     pub authorizer: Authorizer,
+    /// Vouches for the SVIDs of callers.
+    pub bundle: watch::Receiver<Arc<Bundle>>,
     /// Counts calls and signatures.
     pub rates: Arc<Rates>,
     /// How much callers may ask for.
@@ -73,7 +77,10 @@ impl Layers {
         ServiceBuilder::new()
             .layer(StepLayer::new(source))
             .layer(StepLayer::new(audit))
-            .layer(StepLayer::new(FindCaller::new(self.authorizer.clone())))
+            .layer(StepLayer::new(FindCaller::new(
+                self.authorizer.clone(),
+                self.bundle.clone(),
+            )))
             .layer(StepLayer::new(Authorize::new(self.authorizer.clone())))
             .layer(StepLayer::new(CallerRate::new(rates)))
             .layer(StepLayer::new(MessageSize::new(&self.limits)))

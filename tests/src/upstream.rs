@@ -104,6 +104,8 @@ struct State {
 pub struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
+    /// By which agents know the server.
+    shown: SvidHandle,
     /// By which the server knows its agents.
     known: BundleHandle,
     group: TaskGroup,
@@ -132,10 +134,7 @@ impl Upstream {
         let clock = Clock::system();
         let shared = Arc::new(Shared::new(clock.clone())?);
         let (svid, bundles) = (SvidHandle::new(), BundleHandle::new());
-        let key = LocalKey::generate("server", KeyAlgorithm::EcP256)?;
-        let id = domain()?.with_path("/spire/server")?;
-        let chain = shared.issue(id, key.public_key_spki().to_vec(), Duration::from_secs(86_400))?;
-        svid.set(&chain, &key.to_pkcs8())?;
+        shared.show(&svid)?;
         bundles.set(shared.lock().bundle.clone());
         let rule = PeerRule::MemberOf(domain()?);
         let config = tls::server_config(&svid, &bundles, &clock, ClientAuth::Optional, rule)?;
@@ -147,6 +146,7 @@ impl Upstream {
         Ok(Self {
             address,
             shared,
+            shown: svid,
             known: bundles,
             group,
         })
@@ -201,7 +201,7 @@ impl Upstream {
         state.bundle.sequence += 1;
         self.known.set(state.bundle.clone());
         *self.shared.signing() = Signing { issuer, jwt };
-        Ok(())
+        self.shared.show(&self.shown)
     }
 
     /// Taints every authority but those that sign.
@@ -321,6 +321,14 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes an SVID for the server itself.
+    fn show(&self, svid: &SvidHandle) -> anyhow::Result<()> {
+        let key = LocalKey::generate("server", KeyAlgorithm::EcP256)?;
+        let id = domain()?.with_path("/spire/server")?;
+        let chain = self.issue(id, key.public_key_spki().to_vec(), Duration::from_secs(86_400))?;
+        Ok(svid.set(&chain, &key.to_pkcs8())?)
     }
 
     fn signing(&self) -> MutexGuard<'_, Signing> {

@@ -187,7 +187,7 @@ async fn leak() -> anyhow::Result<()> {
             break bundle;
         }
     };
-    ensure!(last.x509_authorities[0].key_id().as_deref() == Some(&new));
+    ensure!(last.x509_authorities[0].key_id() == Some(new.clone()));
     let now = Clock::system().now();
     ensure!(x509::verify_svid(&before.chain, &last, now).is_err());
     x509::verify_svid(&after.chain, &last, now)?;

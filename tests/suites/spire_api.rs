@@ -120,6 +120,48 @@ async fn tokens_agents_bundle_and_jwt() -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn authorities() -> anyhow::Result<()> {
+    let deployment = Deployment::server_alone("").await?;
+    let active = one(&deployment, &["authority-state"]).await?;
+    ensure!(text(&active, "state")? == "active", "{active}");
+    let old = text(&active, "id")?;
+    for (step, id, refusal) in [
+        ("activate", "", "INVALID_ARGUMENT"),
+        ("taint", old, "INVALID_ARGUMENT"),
+        ("revoke", old, "INVALID_ARGUMENT"),
+        ("taint", "00", "INVALID_ARGUMENT"),
+        ("taint-upstream", "00", "FAILED_PRECONDITION"),
+    ] {
+        let (lines, good) = call(&deployment, &["authority", step, id]).await?;
+        ensure!(!good && code(&lines) == Some(refusal), "{step} {id}: {lines:?}");
+    }
+    let prepared = one(&deployment, &["authority", "prepare"]).await?;
+    let new = text(&prepared, "id")?;
+    one(&deployment, &["authority", "activate", new]).await?;
+    let (states, _) = call(&deployment, &["authority-state"]).await?;
+    let [active, retired] = states.as_slice() else {
+        anyhow::bail!("{states:?}");
+    };
+    ensure!(
+        text(active, "id")? == new && text(retired, "id")? == old,
+        "{states:?}"
+    );
+    ensure!(text(retired, "state")? == "old", "{states:?}");
+    one(&deployment, &["authority", "taint", old]).await?;
+    let bundle = one(&deployment, &["bundle"]).await?;
+    ensure!(bundle.get("tainted") == Some(&1.into()), "{bundle}");
+    one(&deployment, &["authority", "revoke", old]).await?;
+    let bundle = one(&deployment, &["bundle"]).await?;
+    ensure!(bundle.get("x509_authorities") == Some(&1.into()), "{bundle}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn authorities_are_prepared_activated_tainted_and_revoked() {
+    require!(Need::Go);
+    authorities().await.unwrap();
+}
+
 #[tokio::test]
 async fn entries_are_created_listed_by_page_and_deleted() {
     require!(Need::Go);

@@ -9,12 +9,14 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
 use rustls::ServerConfig;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -22,7 +24,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
+use vouchsafe_identity::Bundle;
 use vouchsafe_identity::x509::svid::{LeafInfo, parse_leaf};
+use vouchsafe_identity::x509::{VerifyError, verify_svid};
 
 use super::verify::chain_of;
 use crate::config::Span;
@@ -82,6 +86,27 @@ pub struct PeerSvid {
     pub leaf: LeafInfo,
     /// The chain as the peer sent it, leaf first, DER.
     pub chain: Vec<Vec<u8>>,
+    /// Sequence number of the bundle by which it was last verified.
+    verified_by: Arc<AtomicU64>,
+}
+
+impl PeerSvid {
+    /// Whether its authority has not left the bundle since the handshake. That it has ended meanwhile is not looked at.
+    /// Proved once for each sequence number of the bundle.
+    pub fn is_vouched_for(&self, bundle: &Bundle, now: OffsetDateTime) -> bool {
+        if self.verified_by.load(Ordering::Relaxed) == bundle.sequence {
+            return true;
+        }
+        let vouched = match verify_svid(&self.chain, bundle, now) {
+            Ok(_) => true,
+            Err(VerifyError::Expired { .. } | VerifyError::NotYetValid { .. }) => return true,
+            Err(_) => false,
+        };
+        if vouched {
+            self.verified_by.store(bundle.sequence, Ordering::Relaxed);
+        }
+        vouched
+    }
 }
 
 /// A TLS connection whose handshake is done; its connect info is `Arc<TlsPeer>`.
@@ -207,6 +232,7 @@ fn verified(stream: TlsStream<TcpStream>, addr: SocketAddr, place: Place) -> io:
         Some([leaf, rest @ ..]) => Some(PeerSvid {
             leaf: parse_leaf(leaf).map_err(io::Error::other)?,
             chain: chain_of(leaf, rest),
+            verified_by: Arc::default(),
         }),
         Some([]) | None => None,
     };

@@ -287,3 +287,23 @@ async fn ca_health(server: &TestServer) -> (HealthStatus, String) {
     let part = health.parts.iter().find(|part| part.name == "ca").unwrap();
     (part.status(), part.detail.clone())
 }
+
+#[tokio::test]
+async fn a_revoked_authority_opens_no_admin_method_on_a_connection_that_was_open_before() {
+    let server = server_with(&format!("admin_ids = [\"spiffe://{TRUST_DOMAIN}/admin\"]")).await;
+    let before = server.minted("/admin").await;
+    let mut admin = LocalAuthorityClient::new(server.tls(Some(&before)).await);
+    let old = replace_x509(&mut admin).await;
+    admin.taint_x509_authority(taint(&old)).await.unwrap();
+    x509_states(&mut admin).await;
+    let mut newer = LocalAuthorityClient::new(server.tls(Some(&server.minted("/admin").await)).await);
+    operator(&server)
+        .await
+        .revoke_x509_authority(revoke(&old))
+        .await
+        .unwrap();
+    let asked = GetX509AuthorityStateRequest {};
+    let denied = admin.get_x509_authority_state(asked).await;
+    refused(denied, Code::PermissionDenied, "authorization denied");
+    x509_states(&mut newer).await;
+}

@@ -9,6 +9,9 @@
 //	serverapi SOCKET list-agents                                 an `agent` event each, then `done`
 //	serverapi SOCKET bundle                                      a `bundle` event
 //	serverapi SOCKET mint-jwt SPIFFE_ID AUDIENCE                 a `jwt` event
+//	serverapi SOCKET authority-state                             an `authority` event for each X.509 authority
+//	serverapi SOCKET authority STEP [ID]                         an `authority` event; STEP is prepare, activate,
+//	                                                             taint, revoke or taint-upstream
 package main
 
 import (
@@ -22,6 +25,7 @@ import (
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
+	localauthorityv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/localauthority/v1"
 	svidv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/svid/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc"
@@ -184,9 +188,15 @@ func bundle(ctx context.Context, connection *grpc.ClientConn, _ []string) error 
 	if err != nil {
 		return err
 	}
+	tainted := 0
+	for _, authority := range answer.X509Authorities {
+		if authority.Tainted {
+			tainted++
+		}
+	}
 	event.Emit("bundle", event.Fields{
 		"trust_domain": answer.TrustDomain, "x509_authorities": len(answer.X509Authorities),
-		"jwt_authorities": len(answer.JwtAuthorities), "sequence": answer.SequenceNumber,
+		"jwt_authorities": len(answer.JwtAuthorities), "sequence": answer.SequenceNumber, "tainted": tainted,
 	})
 	return nil
 }
@@ -205,6 +215,65 @@ func mintJWT(ctx context.Context, connection *grpc.ClientConn, arguments []strin
 	return nil
 }
 
+func tellAuthority(state string, authority *localauthorityv1.AuthorityState) {
+	if authority != nil {
+		event.Emit("authority", event.Fields{
+			"state": state, "id": authority.AuthorityId, "expires_at": authority.ExpiresAt,
+			"upstream": authority.UpstreamAuthoritySubjectKeyId,
+		})
+	}
+}
+
+func authorityState(ctx context.Context, connection *grpc.ClientConn, _ []string) error {
+	client := localauthorityv1.NewLocalAuthorityClient(connection)
+	answer, err := client.GetX509AuthorityState(ctx, &localauthorityv1.GetX509AuthorityStateRequest{})
+	if err != nil {
+		return err
+	}
+	tellAuthority("active", answer.Active)
+	tellAuthority("prepared", answer.Prepared)
+	tellAuthority("old", answer.Old)
+	return nil
+}
+
+func authority(ctx context.Context, connection *grpc.ClientConn, arguments []string) error {
+	client := localauthorityv1.NewLocalAuthorityClient(connection)
+	step, id := arguments[0], ""
+	if len(arguments) > 1 {
+		id = arguments[1]
+	}
+	var state *localauthorityv1.AuthorityState
+	var err error
+	switch step {
+	case "prepare":
+		var answer *localauthorityv1.PrepareX509AuthorityResponse
+		answer, err = client.PrepareX509Authority(ctx, &localauthorityv1.PrepareX509AuthorityRequest{})
+		state = answer.GetPreparedAuthority()
+	case "activate":
+		var answer *localauthorityv1.ActivateX509AuthorityResponse
+		answer, err = client.ActivateX509Authority(ctx, &localauthorityv1.ActivateX509AuthorityRequest{AuthorityId: id})
+		state = answer.GetActivatedAuthority()
+	case "taint":
+		var answer *localauthorityv1.TaintX509AuthorityResponse
+		answer, err = client.TaintX509Authority(ctx, &localauthorityv1.TaintX509AuthorityRequest{AuthorityId: id})
+		state = answer.GetTaintedAuthority()
+	case "revoke":
+		var answer *localauthorityv1.RevokeX509AuthorityResponse
+		answer, err = client.RevokeX509Authority(ctx, &localauthorityv1.RevokeX509AuthorityRequest{AuthorityId: id})
+		state = answer.GetRevokedAuthority()
+	case "taint-upstream":
+		request := &localauthorityv1.TaintX509UpstreamAuthorityRequest{SubjectKeyId: id}
+		_, err = client.TaintX509UpstreamAuthority(ctx, request)
+	default:
+		return fmt.Errorf("unknown step %q", step)
+	}
+	if err != nil {
+		return err
+	}
+	tellAuthority(step, state)
+	return nil
+}
+
 type verb struct {
 	arguments int
 	call      func(context.Context, *grpc.ClientConn, []string) error
@@ -219,6 +288,8 @@ var verbs = map[string]verb{
 	"list-agents":       {0, listAgents},
 	"bundle":            {0, bundle},
 	"mint-jwt":          {2, mintJWT},
+	"authority-state":   {0, authorityState},
+	"authority":         {1, authority},
 }
 
 func run(arguments []string) error {
