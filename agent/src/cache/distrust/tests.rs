@@ -213,6 +213,11 @@ impl Running {
             .count()
     }
 
+    /// Lets the paused clock run.
+    async fn let_pass(&self, span: Duration) {
+        self.clock.sleep_until(self.clock.now() + span).await;
+    }
+
     async fn wait(&self, until: impl Fn(&HashMap<EntryId, Option<Arc<X509Svid>>>) -> bool) {
         let mut changes = self.x509.changes();
         let reached = async {
@@ -259,7 +264,7 @@ async fn an_authority_that_another_one_follows_is_no_reason_to_issue_anew() {
     let agent = Running::start(3, &first).await;
     agent.fake.signs_with(&second);
     agent.knows(bundle(&[(&first, false), (&second, false)], &[]));
-    agent.clock.sleep(Duration::from_secs(60)).await;
+    agent.let_pass(Duration::from_secs(60)).await;
     assert_eq!(agent.signed_by(&first), 3);
 }
 
@@ -270,13 +275,13 @@ async fn the_agents_own_svid_comes_first_and_is_not_waited_for_without_end() {
     agent.fake.signs_with(&second);
     let tainted = bundle(&[(&first, true), (&second, false)], &[]);
     agent.knows(tainted);
-    agent.clock.sleep(OWN_FIRST / 2).await;
+    agent.let_pass(OWN_FIRST / 2).await;
     assert_eq!(
         agent.signed_by(&first),
         3,
         "the agent's own SVID is not there yet"
     );
-    agent.clock.sleep(OWN_FIRST).await;
+    agent.let_pass(OWN_FIRST).await;
     agent.wait(|_| agent.signed_by(&second) == 3).await;
 }
 
@@ -288,7 +293,7 @@ async fn a_server_that_signs_with_a_tainted_authority_is_not_asked_in_a_tight_lo
     agent.own.send_replace(None);
     agent.knows(bundle(&[(&first, true)], &[]));
     let before = agent.fake.calls.lock().unwrap().len();
-    agent.clock.sleep(Duration::from_secs(120)).await;
+    agent.let_pass(Duration::from_secs(120)).await;
     assert_eq!(agent.signed_by(&first), 1, "what there is serves");
     let calls = agent.fake.calls.lock().unwrap().len() - before;
     assert!((2..=12).contains(&calls), "{calls} calls in two minutes");
