@@ -1,5 +1,6 @@
 //! The whole agent, put together: the one place where implementations are chosen.
 
+mod restore;
 mod serve;
 
 use std::future::Future;
@@ -29,17 +30,21 @@ use crate::config::{BadConfig, Config, TokenFileError, read_token};
 use crate::knowledge::KnowledgeBase;
 use crate::node::attest::SERVER_PATH;
 use crate::node::state::{StateDir, StateError};
-use crate::node::{Node, NodeError};
+use crate::node::{Node, NodeError, OwnSvid};
+use crate::sealed::{Keeper, SealKeyError};
 use crate::status::Status;
 use crate::sync::polling::Polling;
 use crate::upstream::Upstream;
 use crate::workload::Parts;
 use crate::workload::hold::Holding;
+use restore::Held;
 
 /// Every user may open the workload socket: who connects is measured.
 const WORKLOAD_MODE: u32 = 0o666;
 /// The admin socket is the operator's.
 const ADMIN_MODE: u32 = 0o600;
+/// The variable by which systemd names the folder of a service's credentials.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 /// How long open calls may take to end when the agent stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -50,6 +55,8 @@ pub struct Host {
     pub clock: Clock,
     /// Hears that the agent is up.
     pub notifier: Notifier,
+    /// Folder of the credentials that the service manager hands over, if it does.
+    pub credentials: Option<PathBuf>,
 }
 
 impl Default for Host {
@@ -57,6 +64,7 @@ impl Default for Host {
         Self {
             clock: Clock::system(),
             notifier: Notifier::from_environment(),
+            credentials: vouchsafe_runtime::config::environment(CREDENTIALS_DIRECTORY).map(PathBuf::from),
         }
     }
 }
@@ -92,6 +100,9 @@ pub enum AppError {
     /// The key manager failed.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// There is no key to seal the state with.
+    #[error(transparent)]
+    SealKey(#[from] SealKeyError),
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -113,8 +124,13 @@ impl AppError {
     /// With what the process ends, so that a supervisor can tell what to do.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Bootstrap(_) | Self::TokenFile(_) => ExitCode::Config,
-            Self::Bind(_) | Self::State(_) | Self::Key(_) | Self::Namespaces(_) => ExitCode::Io,
+            Self::Config(_)
+            | Self::Bootstrap(_)
+            | Self::TokenFile(_)
+            | Self::SealKey(SealKeyError::NoCredentials(_)) => ExitCode::Config,
+            Self::Bind(_) | Self::State(_) | Self::Key(_) | Self::SealKey(_) | Self::Namespaces(_) => {
+                ExitCode::Io
+            }
             Self::Tls(_) | Self::Api(_) | Self::Task(_) => ExitCode::Software,
             Self::Node(error) => match error {
                 NodeError::NothingToJoinWith => ExitCode::Config,
@@ -139,8 +155,8 @@ pub struct App {
     node: Node,
     parts: Parts,
     upstream: Upstream,
-    status: Arc<Status>,
-    own: watch::Receiver<Option<Arc<crate::node::OwnSvid>>>,
+    own: watch::Receiver<Option<Arc<OwnSvid>>>,
+    keeper: Option<Keeper>,
     execs: (ExecWatch, Option<ProcEvents>),
     group: TaskGroup,
     failures: TaskFailures,
@@ -169,7 +185,18 @@ impl App {
         let (svid, bundles) = (SvidHandle::new(), BundleHandle::new());
         let upstream = upstream(&config, &host.clock, &svid, &bundles)?;
         let knowledge = KnowledgeBase::new(config.trust_domain.clone(), None);
+        let x509 = X509Cache::new(config.cache.x509_svids);
+        let status = Arc::new(Status::new(host.clock.clone()));
+        let held = Held {
+            knowledge: knowledge.clone(),
+            x509: x509.clone(),
+            status: Arc::clone(&status),
+        };
+        let seal = held.restore(&config, &host, &state)?;
         let (own, own_seen) = watch::channel(None);
+        let keeper = seal
+            .clone()
+            .map(|seal| held.keeper(seal, own_seen.clone(), &host.clock));
         let node = Node {
             trust_domain: config.trust_domain.clone(),
             address: config.server_address.clone(),
@@ -181,6 +208,8 @@ impl App {
             bundles,
             upstream: upstream.clone(),
             knowledge: knowledge.clone(),
+            x509: x509.clone(),
+            seal,
             clock: host.clock.clone(),
             own,
         };
@@ -189,10 +218,11 @@ impl App {
         let parts = Parts {
             gate: Arc::new(gate(&config)?),
             knowledge,
-            x509: X509Cache::new(config.cache.x509_svids),
+            x509,
             jwt: Arc::new(JwtCache::new(config.cache.jwt_svids)),
             authority: Arc::new(upstream.clone()),
             holding: Holding::new(config.hold_unmatched.get(), config.limits.max_held_calls_per_uid),
+            status,
             clock: host.clock.clone(),
             stopping: group.stopping(),
         };
@@ -208,8 +238,8 @@ impl App {
             node,
             parts,
             upstream,
-            status: Arc::default(),
             own: own_seen,
+            keeper,
             execs,
             group,
             failures,
@@ -254,10 +284,12 @@ impl App {
         ended: &Arc<OnceLock<NodeError>>,
     ) -> Result<(TaskGroup, TaskFailures, Notifier), AppError> {
         let (group, readiness) = (self.group, Readiness::new());
-        let (joined, synced) = (readiness.guard("identity"), readiness.guard("entries"));
+        // What was sealed is served before the agent has reached its server.
+        let first = |name| (!self.parts.knowledge.get().complete).then(|| readiness.guard(name));
+        let (joined, synced) = (first("identity"), first("entries"));
         let (execs, events) = self.execs;
         let pulse = Pulse {
-            status: Arc::clone(&self.status),
+            status: Arc::clone(&self.parts.status),
             own: self.own.clone(),
             execs: execs.clone(),
             gate: Arc::clone(&self.parts.gate),
@@ -300,14 +332,28 @@ impl App {
             ),
         );
         let (mut own, parts, clock) = (self.own, self.parts.clone(), self.host.clock.clone());
-        let status = self.status;
         endless(&group, "sync", async move {
-            if own.wait_for(Option::is_some).await.is_ok() {
-                crate::sync::follow(Box::new(source), parts.knowledge, status, clock, synced).await;
+            let valid = |own: &Option<Arc<OwnSvid>>| {
+                own.as_ref().is_some_and(|own| !own.lifetime.is_over(clock.now()))
+            };
+            if own.wait_for(valid).await.is_ok() {
+                crate::sync::follow(Box::new(source), parts.knowledge, parts.status, clock, synced).await;
             }
         });
+        if let Some(keeper) = self.keeper {
+            let stopping = group.stopping();
+            group.essential("seal", async move {
+                keeper.run(stopping).await;
+                Ok::<(), std::convert::Infallible>(())
+            });
+        }
         endless(&group, "svid cache", serve::follow(self.parts.clone()));
-        let Parts { x509, authority, .. } = self.parts;
+        let Parts {
+            x509,
+            authority,
+            status,
+            ..
+        } = self.parts;
         for (name, lane) in [("urgent x509 issuer", Lane::Urgent), ("x509 issuer", Lane::Ahead)] {
             let (x509, authority) = (x509.clone(), Arc::clone(&authority));
             endless(
@@ -322,7 +368,7 @@ impl App {
             readiness.ready().await;
             tracing::info!("agent is ready");
             notifier.ready();
-            std::future::pending::<()>().await;
+            restore::tell(&notifier, &status).await;
         });
         Ok((group, self.failures, self.host.notifier))
     }

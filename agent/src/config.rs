@@ -14,6 +14,8 @@ use vouchsafe_runtime::tls::ServerAddress;
 use vouchsafe_runtime::uds::ConnectionLimits;
 use vouchsafe_runtime::{ByteSize, Span};
 
+use crate::sealed::SealKeySource;
+
 /// Shortest time between two questions for entries: below it, agents would be a load on the server.
 pub const MIN_SYNC_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest time between two questions: above it, a removed entry would be served for too long.
@@ -59,6 +61,10 @@ pub struct Config {
     /// How long a call that matches no entry is held for one that does.
     #[serde(default = "default_hold_unmatched")]
     pub hold_unmatched: Span,
+    /// Where the key is that the agent's state on disk is sealed with: `file` (in `data_dir`), `credential:NAME` (handed
+    /// over by systemd), or `none`: nothing is sealed.
+    #[serde(default)]
+    pub seal_key: SealKeySource,
     /// What is kept in memory.
     #[serde(default)]
     pub cache: CacheConfig,

@@ -16,6 +16,7 @@ pub mod knowledge;
 pub mod node;
 pub mod random;
 pub mod render;
+pub mod sealed;
 pub mod status;
 pub mod sync;
 #[cfg(test)]

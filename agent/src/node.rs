@@ -14,13 +14,16 @@ use tokio::sync::{Notify, watch};
 use vouchsafe_attestors::NodeProver;
 use vouchsafe_identity::x509::{self, LeafInfo};
 use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, SpiffeId, TrustDomain};
+use vouchsafe_proto::spire::api::types::permission_denied_details::Reason;
 use vouchsafe_runtime::tls::{BundleHandle, ServerAddress, SvidHandle, TlsError};
 use vouchsafe_runtime::{Clock, KeyError, KeyManager, ReadyGuard};
 
 use crate::bootstrap::Bootstrap;
+use crate::cache::X509Cache;
 use crate::cache::rotation::Lifetime;
 use crate::knowledge::KnowledgeBase;
 use crate::random::{Backoff, jitter};
+use crate::sealed::Seal;
 use crate::upstream::{Refusal, Upstream, UpstreamError};
 use attest::{AttestError, Attestation};
 use state::{StateDir, StateError, StoredSvid};
@@ -104,6 +107,10 @@ pub struct Node {
     pub upstream: Upstream,
     /// Entries and bundles.
     pub knowledge: KnowledgeBase,
+    /// X.509-SVIDs of workloads: while some are valid, an agent whose own SVID has ended goes on.
+    pub x509: X509Cache,
+    /// What is wiped when the server refuses this agent.
+    pub seal: Option<Seal>,
     /// Tells the time.
     pub clock: Clock,
     /// Where the other parts see the agent's own SVID.
@@ -123,9 +130,11 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError`]: the agent cannot go on.
-    pub async fn run(self, ready: ReadyGuard) -> Result<(), NodeError> {
+    pub async fn run(self, ready: Option<ReadyGuard>) -> Result<(), NodeError> {
         let own = self.join().await?;
-        ready.ready();
+        if let Some(ready) = ready {
+            ready.ready();
+        }
         let distrusted = Notify::new();
         let kept = async {
             tokio::try_join!(
@@ -136,7 +145,7 @@ impl Node {
             Ok(())
         };
         tokio::select! {
-            refusal = self.upstream.refused() => {
+            refusal = self.expelled() => {
                 tracing::error!(reason = refusal.reason.as_str_name(), answer = refusal.message, "the server refuses this agent");
                 self.forget().await;
                 Err(NodeError::Expelled(refusal))
@@ -145,7 +154,18 @@ impl Node {
         }
     }
 
-    /// Forgets the identity that the server no longer takes, with its keys.
+    /// Waits until the server refuses this agent. That an SVID has ended which has ended by our own clock is known.
+    async fn expelled(&self) -> Refusal {
+        let refusal = self.upstream.refused().await;
+        let own = self.own.borrow().clone();
+        let lapsed = own.is_some_and(|own| own.lifetime.is_over(self.clock.now()));
+        if lapsed && refusal.reason == Reason::AgentExpired {
+            std::future::pending::<()>().await;
+        }
+        refusal
+    }
+
+    /// Forgets the identity that the server no longer takes, with its keys and with what was sealed under it.
     async fn forget(&self) {
         if let Err(error) = self.state.forget_svid().await {
             tracing::error!(error = %error, "the stored SVID could not be removed");
@@ -155,34 +175,38 @@ impl Node {
                 tracing::error!(error = %error, slot, "a key of the removed SVID could not be removed");
             }
         }
+        if let Some(seal) = &self.seal
+            && let Err(error) = seal.wipe().await
+        {
+            tracing::error!(error = %error, "the sealed state could not be removed");
+        }
     }
 
-    /// Whether the agent can come up: it has a valid SVID, or something to join with.
+    /// Whether the agent can come up: it has a valid SVID, something to join with, or SVIDs of workloads to serve.
     ///
     /// # Errors
     /// [`NodeError`], before anything is served.
     pub fn check(&self) -> Result<(), NodeError> {
-        if self.prover.is_some() || self.stored()?.is_some() {
-            return Ok(());
+        let now = self.clock.now();
+        let serves = || self.x509.ends(now).is_some();
+        match stored(&self.state, &self.trust_domain)? {
+            _ if self.prover.is_some() => Ok(()),
+            Some(own) if !own.lifetime.is_over(now) || serves() => Ok(()),
+            _ => Err(NodeError::NothingToJoinWith),
         }
-        Err(NodeError::NothingToJoinWith)
-    }
-
-    /// The stored SVID, if it is still valid.
-    fn stored(&self) -> Result<Option<OwnSvid>, NodeError> {
-        let Some(stored) = self.state.load_svid()? else {
-            return Ok(None);
-        };
-        let own = OwnSvid::read(stored, &self.trust_domain)?;
-        if own.lifetime.is_over(self.clock.now()) {
-            tracing::warn!(expired_at = %own.lifetime.not_after, "the stored SVID has expired");
-            return Ok(None);
-        }
-        Ok(Some(own))
     }
 
     async fn join(&self) -> Result<OwnSvid, NodeError> {
-        if let Some(own) = self.stored()? {
+        let own = stored(&self.state, &self.trust_domain)?;
+        let now = self.clock.now();
+        let lapsed = own.as_ref().filter(|own| own.lifetime.is_over(now));
+        if let Some(own) = lapsed {
+            tracing::warn!(expired_at = %own.lifetime.not_after, "the stored SVID has expired");
+            if self.prover.is_none() {
+                return Err(self.outlive(own).await);
+            }
+        }
+        if let Some(own) = own.filter(|own| !own.lifetime.is_over(now)) {
             let signer = self.keys.get(&own.stored.key_id).await?;
             let signer = signer.ok_or_else(|| NodeError::KeyMissing(own.stored.key_id.clone()))?;
             match (self.state.load_bundle(&self.trust_domain)?, &self.bootstrap) {
@@ -298,7 +322,10 @@ impl Node {
                 continue;
             }
             loop {
-                own = self.renew(own).await?;
+                own = match self.renew(&own).await {
+                    Err(NodeError::Expired(_)) => return Err(self.outlive(&own).await),
+                    renewed => renewed?,
+                };
                 if !self.is_distrusted(&own) {
                     backoff.reset();
                     break;
@@ -323,11 +350,27 @@ impl Node {
         !trusted.any(|authority| authority.signed_any(&certificates))
     }
 
-    async fn renew(&self, own: OwnSvid) -> Result<OwnSvid, NodeError> {
+    /// Goes on without a valid SVID as long as one of a workload can be served; gives the reason to end then.
+    async fn outlive(&self, own: &OwnSvid) -> NodeError {
+        self.own.send_replace(Some(Arc::new(own.clone())));
+        let expired_at = own.lifetime.not_after;
+        while let Some((_, latest)) = self.x509.ends(self.clock.now()) {
+            tracing::error!(
+                %expired_at,
+                expires_at = %latest,
+                "the SVID of this agent has expired, so it must join again with a new join token: until then it serves \
+                 the SVIDs that are still valid"
+            );
+            self.clock.sleep_until(latest).await;
+        }
+        NodeError::Expired(expired_at)
+    }
+
+    async fn renew(&self, own: &OwnSvid) -> Result<OwnSvid, NodeError> {
         let slot = own.stored.other_slot(&KEY_SLOTS);
         let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         loop {
-            let Unrenewed { reason, retry_after } = match self.renew_once(&own, slot).await? {
+            let Unrenewed { reason, retry_after } = match self.renew_once(own, slot).await? {
                 Ok(new) => return Ok(new),
                 Err(unrenewed) => unrenewed,
             };
@@ -438,6 +481,22 @@ impl From<AttestError> for Unrenewed {
             AttestError::Temporary { reason, retry_after } => Self { reason, retry_after },
         }
     }
+}
+
+/// The stored SVID, valid or not.
+fn stored(state: &StateDir, trust_domain: &TrustDomain) -> Result<Option<OwnSvid>, StateError> {
+    let stored = state.load_svid()?;
+    stored
+        .map(|stored| OwnSvid::read(stored, trust_domain))
+        .transpose()
+}
+
+/// Who this agent was when it last ran.
+///
+/// # Errors
+/// [`StateError`] when the stored SVID cannot be read.
+pub fn stored_id(state: &StateDir, trust_domain: &TrustDomain) -> Result<Option<SpiffeId>, StateError> {
+    Ok(stored(state, trust_domain)?.map(|own| own.spiffe_id))
 }
 
 impl OwnSvid {

@@ -25,10 +25,9 @@ pub async fn follow(
     knowledge: KnowledgeBase,
     status: Arc<Status>,
     clock: Clock,
-    ready: ReadyGuard,
+    mut ready: Option<ReadyGuard>,
 ) {
     let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
-    let mut ready = Some(ready);
     loop {
         match source.next(&knowledge.get()).await {
             Ok(news) => {

@@ -44,6 +44,8 @@ pub struct Parts {
     pub authority: Arc<dyn Authority>,
     /// Calls that match nothing yet.
     pub holding: Holding,
+    /// How well the server is heard.
+    pub status: Arc<crate::status::Status>,
     /// Tells the time.
     pub clock: Clock,
     /// Ends the streams when the agent stops.

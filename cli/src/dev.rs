@@ -325,6 +325,7 @@ impl Place {
         let host = vouchsafe_agent::app::Host {
             clock: Clock::system(),
             notifier: notify::Notifier::from_environment(),
+            credentials: None,
         };
         vouchsafe_agent::app::App::build(config, host, None)
             .await

@@ -31,6 +31,11 @@ impl Notifier {
         self.send("READY=1");
     }
 
+    /// Says in a few words how the process is, for `systemctl status`.
+    pub fn status(&self, text: &str) {
+        self.send(&format!("STATUS={}", text.replace('\n', " ")));
+    }
+
     /// Says that the process is ending by order.
     pub fn stopping(&self) {
         self.send("STOPPING=1");
@@ -74,6 +79,8 @@ mod tests {
         let notifier = Notifier::new(Some(path.to_str().unwrap().to_owned()));
         notifier.ready();
         assert_eq!(received(&manager), "READY=1");
+        notifier.status("well\nREADY=1");
+        assert_eq!(received(&manager), "STATUS=well READY=1");
         notifier.stopping();
         assert_eq!(received(&manager), "STOPPING=1");
     }

@@ -241,6 +241,20 @@ impl Deployment {
     /// # Errors
     /// When it does not come up within the deadline.
     pub async fn start_agent(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
+        self.launch_agent(arguments)?;
+        let socket = self.agent_socket();
+        self.healthy(
+            "the agent is healthy",
+            &["health", "agent", "--agent-admin-socket", &text(&socket)],
+        )
+        .await
+    }
+
+    /// Starts the agent, and waits for nothing.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn launch_agent(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
         let config = format!(
             "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nserver_address = \"127.0.0.1:{}\"\n\
              workload_socket = {:?}\nadmin_socket = {:?}\ntrust_bundle = {:?}\n{}",
@@ -255,12 +269,7 @@ impl Deployment {
         std::fs::write(&file, config)?;
         let daemon = Daemon::start("vouchsafe-agent", &file, arguments, self.path("agent.log"))?;
         self.agent = Some(daemon);
-        let socket = self.agent_socket();
-        self.healthy(
-            "the agent is healthy",
-            &["health", "agent", "--agent-admin-socket", &text(&socket)],
-        )
-        .await
+        Ok(())
     }
 
     async fn healthy(&mut self, what: &str, arguments: &[&str]) -> anyhow::Result<()> {

@@ -106,6 +106,7 @@ impl Node {
         let host = Host {
             clock: Clock::system(),
             notifier: Notifier::new(None),
+            credentials: None,
         };
         let app = App::build(self.config()?, host, token).await?;
         self.running = Some(Running::start("agent", |signal| app.run(signal)));

@@ -46,6 +46,8 @@ pub struct Behaviour {
     pub refuse: Option<Reason>,
     /// Every call of an agent fails: the server is overloaded, or its store is gone.
     pub away: bool,
+    /// How long the server takes over each JWT-SVID.
+    pub jwt_delay: Duration,
     /// Whether [`TOKEN`] was not used yet.
     pub token_unused: bool,
     /// Further bundles, by trust domain.
@@ -63,6 +65,7 @@ impl Default for Behaviour {
             jwt_ttl: Duration::from_secs(300),
             refuse: None,
             away: false,
+            jwt_delay: Duration::ZERO,
             token_unused: true,
             federated: BTreeMap::new(),
         }

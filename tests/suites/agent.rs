@@ -13,6 +13,8 @@ mod hold;
 mod jwt;
 #[path = "agent/life.rs"]
 mod life;
+#[path = "agent/offline.rs"]
+mod offline;
 #[path = "agent/operator.rs"]
 mod operator;
 #[path = "agent/taint.rs"]

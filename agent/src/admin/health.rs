@@ -16,6 +16,10 @@ use crate::render;
 use crate::status::Status;
 use crate::workload::Parts;
 
+/// What an operator who wants it so should know.
+const NOT_SEALED: &str =
+    "nothing is sealed (`seal_key = \"none\"`): after a restart the agent needs its server";
+
 /// Where the health of the parts is read.
 #[derive(Debug, Clone)]
 pub struct Pulse {
@@ -34,12 +38,15 @@ impl Pulse {
     pub fn health(&self, workload: &Parts) -> api::HealthResponse {
         let (known, now) = (workload.knowledge.get(), workload.clock.now());
         let own = self.own.borrow().clone();
+        let ends = workload.x509.ends(now);
         let parts = vec![
-            identity(own.as_deref(), now),
+            identity(own.as_deref(), ends.map(|(_, latest)| latest), now),
             self.sync(&known),
+            self.seal(),
             self.watch(),
             self.presence(),
         ];
+        let sync = self.status.sync();
         let worst = parts
             .iter()
             .map(HealthPart::status)
@@ -54,10 +61,13 @@ impl Pulse {
                 .map(|own| own.spiffe_id.to_string())
                 .unwrap_or_default(),
             svid_expires_at: own.as_ref().map(|own| render::moment(own.lifetime.not_after)),
-            last_sync_at: self.status.sync().last_heard.map(render::moment),
+            last_sync_at: sync.last_heard.map(render::moment),
             entries: count(known.entries.len()),
             cached_svids: count(workload.x509.held()),
             held_calls: count(workload.holding.held()),
+            unreachable_since: sync.unreachable_since.map(render::moment),
+            earliest_expiry: ends.map(|(earliest, _)| render::moment(earliest)),
+            sealed_at: self.status.seal().sealed_at.map(render::moment),
         }
     }
 
@@ -68,12 +78,26 @@ impl Pulse {
             (true, false) => HealthStatus::Degraded,
             (true, true) => HealthStatus::Serving,
         };
-        let detail = match (known.complete, sync.problem) {
-            (_, Some(problem)) => problem,
-            (false, None) => "the server has not been heard yet".to_owned(),
-            (true, None) => String::new(),
+        let detail = match (sync.problem, sync.unreachable_since) {
+            (Some(problem), Some(since)) => format!("the server is unreachable since {since}: {problem}"),
+            (Some(problem), None) => problem,
+            (None, _) if !known.complete => "the server has not been heard yet".to_owned(),
+            (None, _) if sync.restored => {
+                "what was sealed is served: the server has not been heard since the start".to_owned()
+            }
+            (None, _) => String::new(),
         };
         part("sync", status, detail)
+    }
+
+    /// An agent whose state is not sealed serves, and would not after a restart without its server.
+    fn seal(&self) -> HealthPart {
+        let seal = self.status.seal();
+        match seal.problem {
+            Some(problem) => part("seal", HealthStatus::Degraded, problem),
+            None if !seal.wanted => part("seal", HealthStatus::Serving, NOT_SEALED.to_owned()),
+            None => part("seal", HealthStatus::Serving, String::new()),
+        }
     }
 
     /// Looking every second is slower, and serves all the same.
@@ -104,8 +128,18 @@ impl Pulse {
     }
 }
 
-fn identity(own: Option<&OwnSvid>, now: OffsetDateTime) -> HealthPart {
+/// `served_until` is the latest end of the SVIDs of workloads.
+fn identity(own: Option<&OwnSvid>, served_until: Option<OffsetDateTime>, now: OffsetDateTime) -> HealthPart {
     match own {
+        Some(own) if own.lifetime.is_over(now) && served_until.is_some() => part(
+            "identity",
+            HealthStatus::Degraded,
+            format!(
+                "the agent's SVID expired at {}: it must join again with a new join token, and serves the SVIDs that \
+                 are still valid until then",
+                own.lifetime.not_after
+            ),
+        ),
         None => part(
             "identity",
             HealthStatus::NotServing,

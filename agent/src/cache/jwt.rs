@@ -135,6 +135,15 @@ impl JwtCache {
         }
     }
 
+    /// A newer token could not be had: what is kept counts as fresh until `until`, so that callers do not each wait for
+    /// a server that does not answer.
+    pub fn defer(&self, key: &JwtKey, until: OffsetDateTime) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = inner.places.get_mut(key) {
+            place.renew_at = place.renew_at.max(until);
+        }
+    }
+
     /// Forgets the tokens of entries that are gone.
     pub fn retain_entries(&self, exists: impl Fn(&EntryId) -> bool) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,6 +7,9 @@ use time::OffsetDateTime;
 /// How far from half of the life the moment may lie, as a part of that half.
 const SPREAD: f64 = 0.1;
 
+/// How much earlier than its start, by the clock of this host, something is handed out: clocks differ.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
+
 /// From when to when something is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
@@ -20,6 +23,12 @@ impl Lifetime {
     /// Whether it is over.
     pub fn is_over(&self, now: OffsetDateTime) -> bool {
         now >= self.not_after
+    }
+
+    /// Whether it has begun, or will within [`CLOCK_SKEW`]. What has not was made before the clock was set back, or is
+    /// for later.
+    pub fn has_begun(&self, now: OffsetDateTime) -> bool {
+        now + CLOCK_SKEW >= self.not_before
     }
 
     /// When to replace it. `jitter` is a random number from -1 to 1.
@@ -59,6 +68,12 @@ mod tests {
         assert_eq!(hour().rotate_at(at(0), 0.0), at(1800));
         assert_eq!(hour().rotate_at(at(0), 1.0), at(1980));
         assert_eq!(hour().rotate_at(at(0), -1.0), at(1620));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_what_it_lies_before() {
+        assert!(hour().has_begun(at(0)) && hour().has_begun(at(-300)));
+        assert!(!hour().has_begun(at(-301)));
     }
 
     #[test]

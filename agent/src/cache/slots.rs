@@ -142,7 +142,8 @@ impl Slot {
     fn usable(&self, now: OffsetDateTime) -> Option<Arc<X509Svid>> {
         self.svid
             .as_ref()
-            .filter(|svid| svid.spiffe_id == self.entry.spiffe_id && !svid.lifetime.is_over(now))
+            .filter(|svid| svid.spiffe_id == self.entry.spiffe_id)
+            .filter(|svid| svid.lifetime.has_begun(now) && !svid.lifetime.is_over(now))
             .cloned()
     }
 }
@@ -366,6 +367,13 @@ impl Slots {
         }
     }
 
+    /// Takes in an SVID that was had before the agent's last start, as long as there is room.
+    pub fn restore(&mut self, entry: &Arc<Entry>, svid: X509Svid) {
+        if self.slots.len() < self.limit || self.slots.contains_key(&entry.id) {
+            self.slot(entry).svid = Some(Arc::new(svid));
+        }
+    }
+
     /// An SVID has come that serves and must be replaced all the same: its authority is distrusted.
     pub fn issued_in_vain(&mut self, id: &EntryId, svid: X509Svid, now: OffsetDateTime) {
         if let Some(slot) = self.slots.get_mut(id) {
@@ -426,6 +434,22 @@ impl Slots {
             });
             slot.tell();
         }
+    }
+
+    /// The SVIDs that are held, by entry.
+    pub fn snapshot(&self) -> HashMap<EntryId, Arc<X509Svid>> {
+        let held = |(id, slot): (&EntryId, &Slot)| Some((id.clone(), Arc::clone(slot.svid.as_ref()?)));
+        self.slots.iter().filter_map(held).collect()
+    }
+
+    /// The earliest and the latest end of the SVIDs that may be served now.
+    pub fn ends(&self, now: OffsetDateTime) -> Option<(OffsetDateTime, OffsetDateTime)> {
+        let ends = self.slots.values().filter_map(|slot| slot.usable(now));
+        ends.map(|svid| svid.lifetime.not_after)
+            .fold(None, |ends, end| match ends {
+                Some((earliest, latest)) => Some((end.min(earliest), end.max(latest))),
+                None => Some((end, end)),
+            })
     }
 
     /// How many SVIDs are held.

@@ -90,6 +90,37 @@ impl X509Cache {
         self.0.changes.subscribe()
     }
 
+    /// Takes in what was held before the agent's last start. `jitter` gives random numbers from -1 to 1.
+    pub fn restore(
+        &self,
+        entries: &EntryIndex,
+        svids: Vec<(EntryId, X509Svid)>,
+        now: OffsetDateTime,
+        jitter: impl Fn() -> f64,
+    ) {
+        let mut slots = self.lock();
+        slots.follow(entries);
+        for (id, mut svid) in svids {
+            if let Some(entry) = entries.get(&id) {
+                svid.rotate_at = svid.lifetime.rotate_at(now, jitter());
+                slots.restore(entry, svid);
+            }
+        }
+        drop(slots);
+        self.wake();
+        self.changed();
+    }
+
+    /// The SVIDs that are held, by entry.
+    pub fn snapshot(&self) -> HashMap<EntryId, Arc<X509Svid>> {
+        self.lock().snapshot()
+    }
+
+    /// The earliest and the latest end of the SVIDs that may be served now.
+    pub fn ends(&self, now: OffsetDateTime) -> Option<(OffsetDateTime, OffsetDateTime)> {
+        self.lock().ends(now)
+    }
+
     /// How many SVIDs are held.
     pub fn held(&self) -> usize {
         self.lock().held()

@@ -48,6 +48,7 @@ fn mistakes_are_named() {
         ),
         ("admin_socket = \"/run/x/agent.sock\"\n", "must not be open"),
         ("cache.x509_svids = 0\n", "`cache.x509_svids` is 0"),
+        ("seal_key = \"credential:../x\"\n", "none of `file`"),
         ("limits.max_streams = 1\n", "limits.max_streams"),
         (
             "attest.presence_timeout = \"1h\"\n",

@@ -1,6 +1,7 @@
 //! FetchJWTSVID and ValidateJWTSVID.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use prost_types::value::Kind;
@@ -12,7 +13,7 @@ use vouchsafe_proto::workload::{
     JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse,
 };
 
-use super::{Matched, Parts};
+use super::{Matched, PATIENCE, Parts};
 use crate::cache::jwt::{Cached, JwtContext, JwtKey, JwtSvid};
 use crate::caller::Caller;
 use crate::entry::Entry;
@@ -25,6 +26,10 @@ pub const MAX_AUDIENCES: usize = 32;
 pub const MAX_AUDIENCE_BYTES: usize = 2048;
 /// Claims of a token of a foreign trust domain that a workload gets to see; what others mean by the rest is theirs.
 const FOREIGN_CLAIMS: [&str; 3] = ["sub", "exp", "aud"];
+/// How long a caller waits for a newer token when there is one that is still valid.
+pub const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the server is not asked again for a token that it could not give.
+pub const REFRESH_PAUSE: Duration = Duration::from_secs(5);
 
 /// The caller's JWT-SVIDs for an audience.
 ///
@@ -54,7 +59,7 @@ pub async fn fetch(
 }
 
 /// One token: from the cache in the first half of its life, else from the server; a cached one that is still valid
-/// serves while the server is away.
+/// serves while the server is slow or away.
 async fn one(
     parts: &Parts,
     caller: &Caller,
@@ -77,7 +82,11 @@ async fn one(
     if let Cached::Fresh(svid) = cached {
         return Ok(svid);
     }
-    match issue(parts, entry, audience).await {
+    let patience = match cached {
+        Cached::Aged(_) => REFRESH_PATIENCE,
+        _ => PATIENCE,
+    };
+    match issue_within(parts, entry, audience, patience).await {
         Ok(svid) => {
             let svid = Arc::new(svid);
             tracing::info!(entry_id = %entry.id, spiffe_id = %entry.spiffe_id, expires_at = %svid.lifetime.not_after, "JWT-SVID issued");
@@ -90,10 +99,32 @@ async fn one(
         Err(error) => match cached {
             Cached::Aged(svid) if error.is_temporary() => {
                 tracing::warn!(entry_id = %entry.id, %error, "no new JWT-SVID: the cached one is served");
-                Ok(svid)
+                parts.jwt.defer(&key, parts.clock.now() + REFRESH_PAUSE);
+                // It may have ended while the server was waited for.
+                match svid.lifetime.is_over(parts.clock.now()) {
+                    false => Ok(svid),
+                    true => Err(refused(entry, &error)),
+                }
             }
             _ => Err(refused(entry, &error)),
         },
+    }
+}
+
+/// A new token, if the server gives one within this time.
+async fn issue_within(
+    parts: &Parts,
+    entry: &Entry,
+    audience: &[String],
+    patience: Duration,
+) -> Result<JwtSvid, UpstreamError> {
+    let asked = issue(parts, entry, audience);
+    match tokio::time::timeout(patience, asked).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(UpstreamError::Unavailable(format!(
+            "it did not answer within {} s",
+            patience.as_secs()
+        ))),
     }
 }
 
@@ -127,7 +158,15 @@ fn refused(entry: &Entry, error: &UpstreamError) -> Status {
             code: Code::InvalidArgument,
             message,
         } => Status::invalid_argument(message),
-        _ => Status::unavailable("the agent could not get a JWT-SVID from its server: try again"),
+        error if error.is_temporary() && entry.single_jwt => Status::unavailable(
+            "server unreachable: JWT-SVIDs of this entry are for a single use, so none is served from the cache: try \
+             again when the server is back",
+        ),
+        error if error.is_temporary() => Status::unavailable(
+            "server unreachable: no valid JWT-SVID for this audience is cached for this process: try again when the \
+             server is back",
+        ),
+        _ => Status::unavailable("the agent could not get a JWT-SVID from its server: see the agent's log"),
     }
 }
 

@@ -40,6 +40,8 @@ impl Topic for Svids {
             self.pins = Some(parts.x509.pin(&entries, watcher));
         }
         let held = parts.x509.look(&entries, parts.clock.now());
+        // While the server is away, what is there does not wait for what may not come.
+        let may_come = parts.status.sync().reachable;
         let awaited = held.iter().any(|held| matches!(held, Held::Awaited));
         let ready: Vec<(&Arc<Entry>, &Arc<X509Svid>)> = entries
             .iter()
@@ -52,7 +54,7 @@ impl Topic for Svids {
         if ready.is_empty() {
             return match awaited && !late {
                 true => Frame::Pending,
-                false => Frame::Over(none_to_be_had()),
+                false => Frame::Over(none_to_be_had(may_come)),
             };
         }
         let Some(bundle) = known.own_bundle() else {
@@ -60,7 +62,7 @@ impl Topic for Svids {
         };
         let ids: BTreeSet<EntryId> = ready.iter().map(|(entry, _)| entry.id.clone()).collect();
         let withdrawn = self.sent.difference(&ids).next().is_some();
-        if awaited && !late && !withdrawn {
+        if awaited && !late && !withdrawn && may_come {
             return Frame::Pending;
         }
         self.sent = ids;
@@ -72,11 +74,17 @@ impl Topic for Svids {
     }
 }
 
-fn none_to_be_had() -> Status {
-    Status::unavailable(
-        "an entry matches this process, but the agent could not get an X.509-SVID from its server: try again, and \
-         see the agent's log",
-    )
+fn none_to_be_had(reachable: bool) -> Status {
+    Status::unavailable(match reachable {
+        true => {
+            "an entry matches this process, but the agent could not get an X.509-SVID from its server: try again, and \
+             see the agent's log"
+        }
+        false => {
+            "server unreachable: an entry matches this process, but the agent holds no X.509-SVID of it that is valid \
+             now: try again when the server is back, and see `vouchsafe health`"
+        }
+    })
 }
 
 fn message(

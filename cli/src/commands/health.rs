@@ -106,9 +106,10 @@ async fn agent_health(global: &Global) -> Result<HealthView, CliError> {
     let answer = connection
         .call(client.health(agent::v1::HealthRequest {}))
         .await?;
-    let time = |at: Option<prost_types::Timestamp>| {
-        at.map_or_else(|| "never".to_owned(), |at| values::show_time(at.seconds))
+    let or = |at: Option<prost_types::Timestamp>, absent: &str| {
+        at.map_or_else(|| absent.to_owned(), |at| values::show_time(at.seconds))
     };
+    let time = |at| or(at, "never");
     Ok(HealthView {
         who: "agent",
         status: word(answer.status()),
@@ -120,6 +121,9 @@ async fn agent_health(global: &Global) -> Result<HealthView, CliError> {
             ("entries", answer.entries.to_string()),
             ("cached SVIDs", answer.cached_svids.to_string()),
             ("held calls", answer.held_calls.to_string()),
+            ("earliest expiry", or(answer.earliest_expiry, "none")),
+            ("unreachable since", or(answer.unreachable_since, "reachable")),
+            ("last sealed", time(answer.sealed_at)),
         ],
         parts: parts(&answer.parts),
     })

@@ -319,6 +319,8 @@ impl svid::svid_server::Svid for Service {
         &self,
         request: Request<svid::NewJwtsvidRequest>,
     ) -> Result<Response<svid::NewJwtsvidResponse>, Status> {
+        let delay = self.agent(&request)?.behaviour.jwt_delay;
+        tokio::time::sleep(delay).await;
         let (id, life) = {
             let mut state = self.agent(&request)?;
             state.counts.jwt += 1;

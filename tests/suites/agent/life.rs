@@ -89,6 +89,7 @@ async fn a_second_agent_is_told_what_is_taken() {
     let host = || vouchsafe_agent::Host {
         clock: vouchsafe_runtime::Clock::system(),
         notifier: vouchsafe_runtime::notify::Notifier::new(None),
+        credentials: None,
     };
     let same_folder = vouchsafe_agent::App::build(node.config().unwrap(), host(), None).await;
     assert!(

@@ -285,6 +285,7 @@ impl World {
         let host = vouchsafe_agent::Host {
             clock: self.clock.clone(),
             notifier: Notifier::new(None),
+            credentials: None,
         };
         let token = token
             .map(vouchsafe_node_attestors::join_token::Token::new)

@@ -45,6 +45,27 @@ fn an_expired_svid_is_not_served() {
 }
 
 #[test]
+fn an_svid_whose_life_has_not_begun_is_not_served() {
+    let one = entry("one", &["unix:uid:1"]);
+    let mut slots = slots_of(std::slice::from_ref(&one), 10);
+    slots.restore(&one, svid(&one, at(86_400), at(90_000)));
+    assert!(matches!(slots.look(&one, at(0)), Held::Awaited));
+    assert_eq!(slots.ends(at(0)), None);
+    assert!(matches!(slots.look(&one, at(86_400)), Held::Ready(_)));
+    assert_eq!(slots.ends(at(86_400)), Some((at(90_000), at(90_000))));
+}
+
+#[test]
+fn what_was_held_before_finds_a_place_only_where_there_is_room() {
+    let entries: Vec<_> = (0..3).map(|n| entry(&format!("e{n}"), &["unix:uid:1"])).collect();
+    let mut slots = slots_of(&entries, 2);
+    for one in &entries {
+        slots.restore(one, svid(one, at(0), at(100)));
+    }
+    assert_eq!(slots.held(), 2);
+}
+
+#[test]
 fn an_svid_of_another_id_is_not_served_after_the_entry_changed() {
     let one = entry("one", &["unix:uid:1"]);
     let mut slots = slots_of(std::slice::from_ref(&one), 10);

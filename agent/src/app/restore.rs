@@ -1,0 +1,113 @@
+//! Life before the server is heard: what was sealed is known and served again, and the service manager learns how it is.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use vouchsafe_runtime::Clock;
+use vouchsafe_runtime::notify::Notifier;
+
+use super::{AppError, Host};
+use crate::cache::X509Cache;
+use crate::config::Config;
+use crate::knowledge::{KnowledgeBase, News, Whole};
+use crate::node::state::StateDir;
+use crate::node::{OwnSvid, stored_id};
+use crate::random::jitter;
+use crate::sealed::{Keeper, Restored, Seal};
+use crate::status::{Status, SyncState};
+
+/// What is held in memory, and is sealed on disk.
+pub(super) struct Held {
+    pub(super) knowledge: KnowledgeBase,
+    pub(super) x509: X509Cache,
+    pub(super) status: Arc<Status>,
+}
+
+impl Held {
+    /// Opens the sealed state, and takes in what was sealed for the agent whose SVID is stored. What is refused counts
+    /// as nothing.
+    pub(super) fn restore(
+        &self,
+        config: &Config,
+        host: &Host,
+        state: &StateDir,
+    ) -> Result<Option<Seal>, AppError> {
+        let seal = Seal::open(&config.seal_key, &config.data_dir, host.credentials.as_deref())?;
+        let Some(seal) = seal else {
+            return Ok(None);
+        };
+        self.status.seal_wanted();
+        let now = host.clock.now();
+        let restored = stored_id(state, &config.trust_domain)?
+            .and_then(|agent| seal.restore(agent.as_str(), &config.trust_domain, now));
+        if let Some(restored) = restored {
+            self.take(restored, now);
+        }
+        Ok(Some(seal))
+    }
+
+    fn take(&self, restored: Restored, now: OffsetDateTime) {
+        let Restored {
+            entries,
+            bundles,
+            svids,
+            left_out,
+            heard_at,
+            resume,
+        } = restored;
+        tracing::info!(
+            entries = entries.len(),
+            svids = svids.len(),
+            expired = left_out,
+            "the sealed state is served until the server is heard"
+        );
+        self.knowledge.learn(News::Whole(Whole {
+            entries,
+            bundles,
+            resume,
+        }));
+        self.x509
+            .restore(&self.knowledge.get().entries, svids, now, jitter);
+        self.status.restored(heard_at);
+    }
+
+    /// Seals what is held, from this moment on.
+    pub(super) fn keeper(
+        self,
+        seal: Seal,
+        own: watch::Receiver<Option<Arc<OwnSvid>>>,
+        clock: &Clock,
+    ) -> Keeper {
+        Keeper::new(seal, self.knowledge, self.x509, own, self.status, clock.clone())
+    }
+}
+
+/// Tells the service manager whether the server is heard, at each change.
+pub(super) async fn tell(notifier: &Notifier, status: &Status) {
+    let mut changes = status.changes();
+    let mut told = None;
+    loop {
+        let text = in_words(&changes.borrow_and_update());
+        if told.as_ref() != Some(&text) {
+            notifier.status(&text);
+            told = Some(text);
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn in_words(sync: &SyncState) -> String {
+    let heard = sync
+        .last_heard
+        .map_or_else(|| "never".to_owned(), |at| at.to_string());
+    match (sync.reachable, sync.unreachable_since) {
+        (true, _) => "serving".to_owned(),
+        (false, Some(since)) => {
+            format!("degraded: the server is unreachable since {since}, last heard {heard}")
+        }
+        (false, None) => format!("degraded: serving what was sealed, the server was last heard {heard}"),
+    }
+}

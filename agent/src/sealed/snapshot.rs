@@ -1,0 +1,96 @@
+//! What the agent knows and holds at one moment, and how two moments differ. Plain values: no IO, no clock.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::record::{Change, Kind};
+use crate::cache::slots::X509Svid;
+use crate::entry::EntryId;
+use crate::knowledge::Knowledge;
+
+/// One moment. It shares what it holds with the caches.
+#[derive(Debug, Clone)]
+pub(super) struct Snapshot {
+    /// Entries and bundles.
+    pub(super) known: Arc<Knowledge>,
+    /// X.509-SVIDs by entry.
+    pub(super) svids: HashMap<EntryId, Arc<X509Svid>>,
+    /// When the server was last heard.
+    pub(super) heard_at: Option<OffsetDateTime>,
+}
+
+impl Snapshot {
+    /// All of it, for a new log.
+    pub(super) fn all(&self) -> Vec<Change> {
+        let entries = self.known.entries.iter().map(|entry| Change::entry(entry));
+        let bundles = self.known.bundles.values().map(|bundle| Change::bundle(bundle));
+        let svids = self.svids.iter().map(|(id, svid)| Change::svid(id, svid));
+        let place = [Change::resume(self.known.resume.as_ref())];
+        let all = entries.chain(bundles).chain(svids).chain(place);
+        all.chain(self.heard()).collect()
+    }
+
+    /// What to add to a log that says `before`; nothing when nothing of weight differs.
+    pub(super) fn since(&self, before: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.entries_since(before, &mut changes);
+        for (trust_domain, bundle) in &self.known.bundles {
+            if before.known.bundles.get(trust_domain) != Some(bundle) {
+                changes.push(Change::bundle(bundle));
+            }
+        }
+        for trust_domain in before.known.bundles.keys() {
+            if !self.known.bundles.contains_key(trust_domain) {
+                changes.push(Kind::BundleGone(trust_domain.name().to_owned()).into());
+            }
+        }
+        for (id, svid) in &self.svids {
+            if !before.svids.get(id).is_some_and(|old| Arc::ptr_eq(old, svid)) {
+                changes.push(Change::svid(id, svid));
+            }
+        }
+        for id in before.svids.keys() {
+            if !self.svids.contains_key(id) {
+                changes.push(Kind::SvidGone(id.to_string()).into());
+            }
+        }
+        if !changes.is_empty() {
+            changes.push(Change::resume(self.known.resume.as_ref()));
+            changes.extend(self.heard());
+        }
+        changes
+    }
+
+    fn entries_since(&self, before: &Self, changes: &mut Vec<Change>) {
+        let (old, new) = (&before.known.entries, &self.known.entries);
+        if Arc::ptr_eq(old, new) {
+            return;
+        }
+        let mut look = |id: &EntryId| match (old.get(id), new.get(id)) {
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old == new => {}
+            (_, Some(entry)) => changes.push(Change::entry(entry)),
+            (Some(_), None) => changes.push(Kind::EntryGone(id.to_string()).into()),
+            (None, None) => {}
+        };
+        // What changed is remembered for a while; else everything is looked at.
+        if let Some(steps) = self.known.since(before.known.version) {
+            let steps = steps.flat_map(|step| &step.entries);
+            let ids: BTreeSet<&EntryId> = steps
+                .flat_map(|change| [&change.before, &change.after])
+                .flatten()
+                .map(|entry| &entry.id)
+                .collect();
+            ids.into_iter().for_each(look);
+            return;
+        }
+        new.iter().for_each(|entry| look(&entry.id));
+        let gone = old.iter().filter(|entry| new.get(&entry.id).is_none());
+        gone.for_each(|entry| look(&entry.id));
+    }
+
+    fn heard(&self) -> Option<Change> {
+        self.heard_at.map(|at| Kind::Heard(at.unix_timestamp()).into())
+    }
+}
