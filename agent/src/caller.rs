@@ -105,7 +105,7 @@ pub struct Caller {
     /// What must not change until it is answered.
     pub fingerprint: Fingerprint,
     /// Among the open calls of its user.
-    _place: Place,
+    place: Arc<Place>,
 }
 
 impl Caller {
@@ -187,6 +187,23 @@ impl Gate {
         let place = place.ok_or_else(|| CallerError::TooManyCalls {
             max: self.places.max_per_uid(),
         })?;
+        self.measure_at(connection, Arc::new(place)).await
+    }
+
+    /// The same once more, for a call that was held meanwhile; it keeps its place.
+    ///
+    /// # Errors
+    /// As [`Gate::measure`].
+    pub async fn measure_again(&self, caller: &Caller) -> Result<Caller, CallerError> {
+        self.measure_at(&caller.connection, Arc::clone(&caller.place))
+            .await
+    }
+
+    async fn measure_at(
+        &self,
+        connection: &Arc<Connection>,
+        place: Arc<Place>,
+    ) -> Result<Caller, CallerError> {
         let (process, at_first) = connection.first()?;
         let measured = self.measurer.measure(process).await?;
         if measured.fingerprint != *at_first {
@@ -202,7 +219,7 @@ impl Gate {
             selectors: measured.evidence.selectors(),
             evidence: measured.evidence,
             fingerprint: measured.fingerprint,
-            _place: place,
+            place,
         })
     }
 

@@ -102,7 +102,7 @@ impl Parts {
             match wanted_of(&known, &caller.selectors, wanted) {
                 Ok(entries) if !hold.release() => return Ok(Matched { known, entries }),
                 Ok(_) => {
-                    *caller = self.gate.measure(&caller.connection).await?;
+                    *caller = self.gate.measure_again(caller).await?;
                     changes.mark_changed();
                 }
                 Err(status) => hold.keep(status)?,

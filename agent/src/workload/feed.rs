@@ -123,7 +123,7 @@ impl<T: Topic> Feed<T> {
         if !self.hold.release() {
             return Ok(false);
         }
-        let caller = self.parts.gate.measure(&self.caller.connection).await?;
+        let caller = self.parts.gate.measure_again(&self.caller).await?;
         let before = std::mem::replace(&mut self.caller, caller);
         if before.selectors == self.caller.selectors {
             return Ok(false);
