@@ -220,7 +220,7 @@ def setuid_between(path, number):
             connection.sendall(CALL[:HALF])
         if way == 2:
             connection.sendall(CALL)
-            pause = time.monotonic() + random.random() / 500
+            pause = time.monotonic() + random.random() / 50
             while time.monotonic() < pause:
                 pass
         drop_user()
