@@ -220,7 +220,8 @@ def setuid_between(path, number):
             connection.sendall(CALL[:HALF])
         if way == 2:
             connection.sendall(CALL)
-            pause = time.monotonic() + random.random() / 50
+            connection.sendall(frame(PING, ACK, 0, until_ping(connection)))
+            pause = time.monotonic() + random.random() / 200
             while time.monotonic() < pause:
                 pass
         drop_user()
