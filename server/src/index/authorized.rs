@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use vouchsafe_identity::SpiffeId;
 
 use super::entry::IndexedEntry;
-use super::state::State;
+use super::state::{Group, State};
 
 /// All live entries that the agent may serve, in order of id.
 pub(super) fn entries_of(state: &State, agent: &SpiffeId, now: OffsetDateTime) -> Vec<Arc<IndexedEntry>> {
@@ -55,11 +55,30 @@ pub(super) fn may_serve(
         if !seen.insert(parent) {
             continue;
         }
-        let holders = state.by_spiffe_id.get(parent).map(|group| group.all());
+        let holders = state.by_spiffe_id.get(parent);
+        if holders.is_some_and(|holders| holds_by_root(state, &roots, (parent, holders), now)) {
+            return true;
+        }
+        let holders = holders.map(|group| group.all());
         let live = holders.into_iter().flatten().filter(|entry| entry.is_live(now));
         to_visit.extend(live.map(|entry| &entry.parent_id));
     }
     false
+}
+
+/// Whether an entry directly below a root gives this id, where that is quicker to see than from the holders of
+/// the id: an id that many agents share, such as the alias of a token, has as many holders.
+fn holds_by_root(
+    state: &State,
+    roots: &HashSet<&SpiffeId>,
+    (id, holders): (&SpiffeId, &Group),
+    now: OffsetDateTime,
+) -> bool {
+    let below = roots.iter().filter_map(|root| state.by_parent.get(*root));
+    below
+        .filter(|below| below.len() < holders.len())
+        .flat_map(|below| below.all())
+        .any(|entry| entry.spiffe_id == *id && entry.is_live(now))
 }
 
 /// When the first of the agent's aliases ends, in Unix seconds.

@@ -43,6 +43,14 @@ impl Group {
         }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(set) => set.len(),
+        }
+    }
+
     /// The entries in order of id, after `after`.
     pub(super) fn after<'a>(
         &'a self,

@@ -129,4 +129,14 @@ mod tests {
         assert_eq!(counts, 1000);
         assert!(calls.take(&clock).is_empty());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_found_no_room_is_written_later_and_once() {
+        let clock = Clock::manual(time::OffsetDateTime::UNIX_EPOCH);
+        let calls = AnonymousCalls::new(1);
+        let late = Origin::system("late", clock.now()).change("/m", []);
+        calls.keep(late.clone());
+        assert_eq!(calls.take(&clock), [late]);
+        assert!(calls.take(&clock).is_empty());
+    }
 }

@@ -83,3 +83,40 @@ fn response(message: Message) -> FollowResponse {
         message: Some(message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vouchsafe_identity::TrustDomain;
+
+    use super::*;
+
+    #[test]
+    fn a_taint_names_its_authority_and_the_bundle_that_it_makes() {
+        let name = TrustDomain::new("example.org").unwrap();
+        for (authority, expected) in [
+            (
+                Authority::X509([7; 32]),
+                authority_taint::Authority::X509Sha256(vec![7; 32]),
+            ),
+            (
+                Authority::Jwt("kid".to_owned()),
+                authority_taint::Authority::JwtKeyId("kid".to_owned()),
+            ),
+        ] {
+            let taint = Taint {
+                trust_domain: name.clone(),
+                authority,
+                sequence: 9,
+            };
+            let told = change(&Item::Taint(taint)).kind;
+            let expected = AuthorityTaint {
+                trust_domain: "example.org".to_owned(),
+                authority: Some(expected),
+                sequence_number: 9,
+            };
+            assert_eq!(told, Some(Kind::AuthorityTaint(expected)));
+        }
+        let gone = change(&Item::BundleGone(name)).kind;
+        assert_eq!(gone, Some(Kind::BundleGone("example.org".to_owned())));
+    }
+}

@@ -141,6 +141,19 @@ async fn a_full_queue_waits_and_then_refuses() {
     assert!(matches!(refused, AuditError::Closed), "{refused}");
 }
 
+#[tokio::test]
+async fn a_record_for_which_there_is_no_room_is_given_back() {
+    let config = AuditConfig {
+        queue_records: 1,
+        ..AuditConfig::default()
+    };
+    let (sink, writer) = AuditWriter::new(Moody::new(true), &config);
+    sink.try_record(draft("first")).unwrap();
+    assert_eq!(sink.try_record(draft("second")).unwrap_err().request_id, "second");
+    drop(writer);
+    assert_eq!(sink.try_record(draft("third")).unwrap_err().request_id, "third");
+}
+
 #[tokio::test(start_paused = true)]
 async fn records_wait_for_a_store_that_takes_none_and_are_written_when_it_does() {
     let store = Moody::new(false);
