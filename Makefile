@@ -2,7 +2,7 @@
 # Everything that is installed for tests and the demo goes to .deps/, which git ignores.
 
 # Each target is a command, not a file.
-.PHONY: help deps build test torture simulation attack sabotage check bench bench-guard demo clean
+.PHONY: help deps build test torture simulation attack sabotage fuzz-smoke deny check bench bench-guard demo clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -37,6 +37,13 @@ SEEDS ?= 2000
 simulation: ## random operations and faults under a controlled clock: SEEDS of them, from SEED on
 	VOUCHSAFE_SIMULATION_SEED=$(SEED) VOUCHSAFE_SIMULATION_SEEDS=$(SEEDS) \
 		cargo test --profile fast -p vouchsafe-tests --test simulation -- --nocapture
+
+fuzz-smoke: ## each fuzz target for 20 seconds (cargo-fuzz, a nightly toolchain)
+	@tools/fuzz 20
+
+deny: ## licences, sources, versions and advisories by cargo-deny (installs it, downloads the database)
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny check
 
 check: ## formatting, lints, documentation, the rules of the repository
 	cargo fmt --all --check

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use vouchsafe_attestors::Evidence;
 use vouchsafe_proto::vouchsafe::agent::v1 as api;
 use vouchsafe_proto::vouchsafe::agent::v1::agent_admin_server::AgentAdmin;
+use vouchsafe_runtime::telemetry::{LogLevel, TelemetryError};
 use vouchsafe_runtime::uds::PlainPeer;
 use vouchsafe_sys::PidFd;
 
@@ -26,6 +27,8 @@ pub struct Admin {
     pub parts: Parts,
     /// How the agent is.
     pub pulse: Pulse,
+    /// The log's level.
+    pub log: LogLevel,
 }
 
 #[tonic::async_trait]
@@ -54,6 +57,42 @@ impl AgentAdmin for Admin {
         _request: Request<api::HealthRequest>,
     ) -> Result<Response<api::HealthResponse>, Status> {
         Ok(Response::new(self.pulse.health(&self.parts)))
+    }
+
+    async fn get_log_level(
+        &self,
+        _request: Request<api::GetLogLevelRequest>,
+    ) -> Result<Response<api::LogLevel>, Status> {
+        Ok(level(&self.log))
+    }
+
+    async fn set_log_level(
+        &self,
+        request: Request<api::SetLogLevelRequest>,
+    ) -> Result<Response<api::LogLevel>, Status> {
+        let done = self.log.set(&request.get_ref().level);
+        done.map(|()| level(&self.log)).map_err(not_set)
+    }
+
+    async fn reset_log_level(
+        &self,
+        _request: Request<api::ResetLogLevelRequest>,
+    ) -> Result<Response<api::LogLevel>, Status> {
+        self.log.reset().map(|()| level(&self.log)).map_err(not_set)
+    }
+}
+
+fn level(log: &LogLevel) -> Response<api::LogLevel> {
+    Response::new(api::LogLevel {
+        current: log.current(),
+        launch: log.launch().to_owned(),
+    })
+}
+
+fn not_set(error: TelemetryError) -> Status {
+    match error {
+        TelemetryError::Gone(_) => Status::failed_precondition(error.to_string()),
+        _ => Status::invalid_argument(error.to_string()),
     }
 }
 

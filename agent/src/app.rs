@@ -4,6 +4,7 @@ mod restore;
 mod serve;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,11 +12,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use vouchsafe_attestors::{NodeProver, WorkloadAttestor};
 use vouchsafe_node_attestors::join_token::{Prover, Token};
+use vouchsafe_runtime::handed::HandedError;
 use vouchsafe_runtime::keys::DiskKeys;
+use vouchsafe_runtime::metrics::{Exporter, MetricsError};
 use vouchsafe_runtime::notify::Notifier;
+use vouchsafe_runtime::telemetry::LogLevel;
 use vouchsafe_runtime::tls::{self, BundleHandle, ChannelTimes, PeerRule, SvidHandle, TlsError};
 use vouchsafe_runtime::uds::{self, BindError, GuardedListener, PlainListener, SocketConfig};
-use vouchsafe_runtime::{Clock, ExitCode, KeyError, Readiness, TaskFailed, TaskFailures, TaskGroup};
+use vouchsafe_runtime::{Clock, ExitCode, Handed, KeyError, Readiness, TaskFailed, TaskFailures, TaskGroup};
 use vouchsafe_sys::proc_events::ProcEvents;
 use vouchsafe_workload_attestors::{
     AgentNamespaces, MAX_READ_TIME, Measurer, ProcessAttestor, ProcessConfig, Reads, UnixAttestor, UnixConfig,
@@ -28,6 +32,7 @@ use crate::cache::{JwtCache, X509Cache, distrust, issuer};
 use crate::caller::{CallPlaces, ExecWatch, Gate, PresenceRule};
 use crate::config::{BadConfig, Config, TokenFileError, read_token};
 use crate::knowledge::KnowledgeBase;
+use crate::metrics::{MeteredAuthority, Metrics};
 use crate::node::attest::SERVER_PATH;
 use crate::node::state::{StateDir, StateError};
 use crate::node::{Node, NodeError, OwnSvid};
@@ -53,18 +58,24 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub struct Host {
     /// Tells the time.
     pub clock: Clock,
+    /// The log's level.
+    pub log: LogLevel,
     /// Hears that the agent is up.
     pub notifier: Notifier,
     /// Folder of the credentials that the service manager hands over, if it does.
     pub credentials: Option<PathBuf>,
+    /// Listening sockets that a service manager handed over.
+    pub handed: Handed,
 }
 
 impl Default for Host {
     fn default() -> Self {
         Self {
             clock: Clock::system(),
+            log: LogLevel::default(),
             notifier: Notifier::from_environment(),
             credentials: vouchsafe_runtime::config::environment(CREDENTIALS_DIRECTORY).map(PathBuf::from),
+            handed: Handed::default(),
         }
     }
 }
@@ -76,6 +87,8 @@ pub struct Addresses {
     pub workload_socket: PathBuf,
     /// For the operator.
     pub admin_socket: PathBuf,
+    /// Where metrics are served, if they are.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Why the agent did not start, or ended.
@@ -94,6 +107,12 @@ pub enum AppError {
     /// A socket could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// What the service manager handed over cannot be used.
+    #[error(transparent)]
+    Handed(#[from] HandedError),
+    /// Metrics cannot be served.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The folder of the agent's state failed.
     #[error(transparent)]
     State(#[from] StateError),
@@ -125,12 +144,16 @@ impl AppError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_)
+            | Self::Handed(_)
             | Self::Bootstrap(_)
             | Self::TokenFile(_)
             | Self::SealKey(SealKeyError::NoCredentials(_)) => ExitCode::Config,
-            Self::Bind(_) | Self::State(_) | Self::Key(_) | Self::SealKey(_) | Self::Namespaces(_) => {
-                ExitCode::Io
-            }
+            Self::Bind(_)
+            | Self::Metrics(_)
+            | Self::State(_)
+            | Self::Key(_)
+            | Self::SealKey(_)
+            | Self::Namespaces(_) => ExitCode::Io,
             Self::Tls(_) | Self::Api(_) | Self::Task(_) => ExitCode::Software,
             Self::Node(error) => match error {
                 NodeError::NothingToJoinWith => ExitCode::Config,
@@ -152,6 +175,8 @@ pub struct App {
     host: Host,
     workload: GuardedListener,
     admin: PlainListener,
+    exporter: Option<Exporter>,
+    metrics: Metrics,
     node: Node,
     parts: Parts,
     upstream: Upstream,
@@ -174,13 +199,20 @@ impl App {
         let bootstrap = Bootstrap::of(&config)?;
         let state = StateDir::open(&config.data_dir)?;
         let limits = config.limits.connections();
-        let workload = GuardedListener::bind(&socket(config.workload_socket.clone(), WORKLOAD_MODE), limits)?;
-        let admin = uds::bind(&socket(config.admin_socket(), ADMIN_MODE))?;
+        let workload = GuardedListener::bind(
+            &socket(config.workload_socket.clone(), WORKLOAD_MODE, &host.handed),
+            limits,
+        )?;
+        let admin = uds::bind(&socket(config.admin_socket(), ADMIN_MODE, &host.handed))?;
+        host.handed.all_taken()?;
         let admin = PlainListener::new(admin, limits);
+        let exporter = Exporter::bind(&config.metrics).await?;
         let addresses = Addresses {
             workload_socket: workload.path().to_owned(),
             admin_socket: admin.path().to_owned(),
+            metrics: exporter.as_ref().map(Exporter::address),
         };
+        let metrics = Metrics::default();
 
         let (svid, bundles) = (SvidHandle::new(), BundleHandle::new());
         let upstream = upstream(&config, &host.clock, &svid, &bundles)?;
@@ -217,10 +249,11 @@ impl App {
         let (group, failures) = TaskGroup::new();
         let parts = Parts {
             gate: Arc::new(gate(&config)?),
+            attestations: metrics.attestations.clone(),
             knowledge,
             x509,
             jwt: Arc::new(JwtCache::new(config.cache.jwt_svids)),
-            authority: Arc::new(upstream.clone()),
+            authority: MeteredAuthority::around(Arc::new(upstream.clone()), metrics.svids.clone()),
             holding: Holding::new(config.hold_unmatched.get(), config.limits.max_held_calls_per_uid),
             status,
             clock: host.clock.clone(),
@@ -235,6 +268,8 @@ impl App {
             host,
             workload,
             admin,
+            exporter,
+            metrics,
             node,
             parts,
             upstream,
@@ -259,6 +294,7 @@ impl App {
         let Addresses {
             workload_socket,
             admin_socket,
+            metrics: _,
         } = &self.addresses;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -297,9 +333,15 @@ impl App {
         let admin = Admin {
             parts: self.parts.clone(),
             pulse,
+            log: self.host.log.clone(),
         };
+        if let Some(exporter) = self.exporter {
+            let (parts, pulse) = (self.parts.clone(), admin.pulse.clone());
+            exporter.serve(self.metrics.registry(parts, pulse, self.host.clock.now()), &group);
+        }
         let limits = &self.config.limits;
-        serve::workload(self.workload, self.parts.clone(), execs.clone(), limits, &group)?;
+        let measured = (self.parts.clone(), self.metrics.calls.clone());
+        serve::workload(self.workload, measured, execs.clone(), limits, &group)?;
         serve::admin(self.admin, admin, limits, &group)?;
 
         let (node, ended) = (self.node, Arc::clone(ended));
@@ -364,6 +406,7 @@ impl App {
         }
         endless(&group, "exec watch", execs.run(events));
         let notifier = self.host.notifier.clone();
+        notifier.watchdog(&group);
         endless(&group, "readiness", async move {
             readiness.ready().await;
             tracing::info!("agent is ready");
@@ -397,11 +440,12 @@ fn prover(config: &mut Config, token: Option<Token>) -> Result<Option<Arc<dyn No
     Ok(token.map(|token| Arc::new(Prover::new(token)) as Arc<dyn NodeProver>))
 }
 
-fn socket(path: PathBuf, mode: u32) -> SocketConfig {
+fn socket(path: PathBuf, mode: u32, handed: &Handed) -> SocketConfig {
     SocketConfig {
         path,
         mode,
         group: None,
+        handed: handed.clone(),
     }
 }
 

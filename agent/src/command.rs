@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use vouchsafe_node_attestors::join_token::Token;
-use vouchsafe_runtime::{ExitCode, config, signals, telemetry};
+use vouchsafe_runtime::{ExitCode, Handed, config, signals, telemetry};
 
 use crate::app::{App, Host};
 use crate::config::Config;
@@ -96,11 +96,16 @@ fn load(path: &Path) -> Result<Config, Failure> {
 
 async fn run(path: &Path, token: Option<String>) -> Result<(), Failure> {
     let config = load(path)?;
-    telemetry::init(&config.log).map_err(|e| Failure::new(&e, ExitCode::Config))?;
+    let log = telemetry::init(&config.log).map_err(|e| Failure::new(&e, ExitCode::Config))?;
     let token = token.map(|text| Token::new(&text)).transpose();
     let token = token.map_err(|e| Failure::new(&e, ExitCode::Usage))?;
+    let host = Host {
+        log,
+        handed: Handed::from_environment().map_err(|e| Failure::new(&e, ExitCode::Config))?,
+        ..Host::default()
+    };
     let signal = signals::shutdown_signal().map_err(|e| Failure::new(&e, ExitCode::Software))?;
-    let app = App::build(config, Host::default(), token).await;
+    let app = App::build(config, host, token).await;
     let app = app.map_err(|e| Failure::new(&e, e.exit_code()))?;
     app.run(signal).await.map_err(|e| Failure::new(&e, e.exit_code()))
 }

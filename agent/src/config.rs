@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use vouchsafe_identity::TrustDomain;
 use vouchsafe_node_attestors::join_token::{Token, TokenError};
-use vouchsafe_runtime::telemetry::LogConfig;
+use vouchsafe_runtime::metrics::{MetricsConfig, MetricsError};
+use vouchsafe_runtime::telemetry::{LogConfig, TelemetryError};
 use vouchsafe_runtime::tls::ServerAddress;
 use vouchsafe_runtime::uds::ConnectionLimits;
 use vouchsafe_runtime::{ByteSize, Span};
@@ -74,6 +75,9 @@ pub struct Config {
     /// How much callers may ask for.
     #[serde(default)]
     pub limits: Limits,
+    /// Metrics for Prometheus.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// The log on stderr.
     #[serde(default)]
     pub log: LogConfig,
@@ -235,6 +239,12 @@ pub enum BadConfig {
     /// A limit of zero would let nobody in.
     #[error("`{0}` is 0: nothing could be served")]
     Zero(&'static str),
+    /// The log's level is none.
+    #[error("`log.level` is wrong")]
+    Log(#[from] TelemetryError),
+    /// Metrics would be served to other hosts.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// Two sockets at the same path.
     #[error(
         "`workload_socket` and `admin_socket` are both `{0}`: the admin socket must not be open to everyone"
@@ -305,6 +315,8 @@ impl Config {
                 return Err(BadConfig::Zero(key));
             }
         }
+        self.log.check()?;
+        self.metrics.check()?;
         if self.admin_socket() == self.workload_socket {
             return Err(BadConfig::SameSocket(self.workload_socket.display().to_string()));
         }

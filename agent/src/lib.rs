@@ -13,6 +13,7 @@ pub mod config;
 pub mod entry;
 pub mod explain;
 pub mod knowledge;
+pub mod metrics;
 pub mod node;
 pub mod random;
 pub mod render;

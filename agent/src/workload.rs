@@ -23,6 +23,7 @@ use crate::caller::{Caller, Connection, Gate};
 use crate::entry::Entry;
 use crate::explain;
 use crate::knowledge::{Knowledge, KnowledgeBase};
+use crate::metrics::Attestations;
 use crate::upstream::Authority;
 use hold::Holding;
 
@@ -34,6 +35,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Parts {
     /// Measures callers.
     pub gate: Arc<Gate>,
+    /// Measures how long that takes.
+    pub attestations: Attestations,
     /// Entries and bundles.
     pub knowledge: KnowledgeBase,
     /// X.509-SVIDs.
@@ -68,7 +71,8 @@ impl Parts {
             .extensions()
             .get::<Arc<Connection>>()
             .ok_or_else(|| Status::internal("the connection is not known"))?;
-        self.gate.measure(connection).await.map_err(|error| {
+        let measured = self.attestations.took(self.gate.measure(connection)).await;
+        measured.map_err(|error| {
             let status = Status::from(error);
             self.gate.tell(connection.peer.credentials().pid, &status);
             status

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vouchsafe_identity::{Selector, SpiffeId, TrustDomain};
 
-use crate::commands::{agent, audit, authority, bundle, entry, explain, health, svid, token};
+use crate::commands::{agent, audit, authority, bundle, entry, explain, health, log_level, svid, token};
 use crate::dev;
 
 /// Exit codes, shown below the help.
@@ -101,6 +101,9 @@ pub(crate) enum Command {
     Explain(explain::ExplainArgs),
     /// Whether server and agent are well
     Health(health::HealthArgs),
+    /// How much server and agent log, while they run
+    #[command(subcommand)]
+    LogLevel(log_level::LogLevelCommand),
     /// The audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),

@@ -7,6 +7,7 @@ pub(crate) mod bundle;
 pub(crate) mod entry;
 pub(crate) mod explain;
 pub(crate) mod health;
+pub(crate) mod log_level;
 pub(crate) mod svid;
 pub(crate) mod token;
 
@@ -28,6 +29,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Svid(command) => svid::run(command, &global, output).await,
         Command::Explain(args) => explain::run(args, &global, output).await,
         Command::Health(args) => health::run(args, &global, output).await,
+        Command::LogLevel(command) => log_level::run(command, &global, output).await,
         Command::Audit(command) => audit::run(command, &global, output).await,
         Command::Dev(args) => Box::pin(crate::dev::run(args, &global, output)).await,
         Command::Completions { shell } => {

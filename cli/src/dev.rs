@@ -19,8 +19,8 @@ use vouchsafe_proto::spire::api::types;
 use vouchsafe_proto::vouchsafe::workload::v1::WhoAmIRequest;
 use vouchsafe_proto::vouchsafe::workload::v1::workload_info_client::WorkloadInfoClient;
 use vouchsafe_runtime::signals::shutdown_signal;
-use vouchsafe_runtime::telemetry::{self, LogConfig};
-use vouchsafe_runtime::{Clock, config, notify};
+use vouchsafe_runtime::telemetry::{self, LogConfig, LogLevel};
+use vouchsafe_runtime::{Clock, config};
 
 use crate::args::Global;
 use crate::client::{Connection, workload_request};
@@ -77,8 +77,8 @@ pub(crate) async fn run(args: DevArgs, global: &Global, output: &Output) -> Resu
         level: args.log.clone(),
         ..LogConfig::default()
     };
-    telemetry::init(&log).map_err(failed)?;
-    let place = Place::new(args.dir.as_deref())?;
+    let log = telemetry::init(&log).map_err(failed)?;
+    let place = Place::new(args.dir.as_deref(), log)?;
     let uid = nix::unistd::geteuid().as_raw();
     let spiffe_id = match args.spiffe_id {
         Some(id) => id,
@@ -242,10 +242,11 @@ async fn announce(global: &Global, ready: &Ready, output: &Output) -> Result<(),
 struct Place {
     dir: PathBuf,
     temporary: Option<TempDir>,
+    log: LogLevel,
 }
 
 impl Place {
-    fn new(dir: Option<&Path>) -> Result<Self, CliError> {
+    fn new(dir: Option<&Path>, log: LogLevel) -> Result<Self, CliError> {
         let Some(dir) = dir else {
             let temporary = tempfile::Builder::new()
                 .prefix("vouchsafe-dev-")
@@ -254,6 +255,7 @@ impl Place {
             return Ok(Self {
                 dir: temporary.path().to_owned(),
                 temporary: Some(temporary),
+                log,
             });
         };
         let cannot = |source| CliError::File {
@@ -265,6 +267,7 @@ impl Place {
         Ok(Self {
             dir: dir.canonicalize().map_err(cannot)?,
             temporary: None,
+            log,
         })
     }
 
@@ -299,6 +302,8 @@ impl Place {
         let config = config::parse(&text, "vouchsafe dev").map_err(failed)?;
         let host = vouchsafe_server::app::Host {
             clock: Clock::system(),
+            log: self.log.clone(),
+            ..vouchsafe_server::app::Host::default()
         };
         vouchsafe_server::app::App::build(config, host)
             .await
@@ -324,8 +329,9 @@ impl Place {
         let config = config::parse(&text, "vouchsafe dev").map_err(failed)?;
         let host = vouchsafe_agent::app::Host {
             clock: Clock::system(),
-            notifier: notify::Notifier::from_environment(),
+            log: self.log.clone(),
             credentials: None,
+            ..vouchsafe_agent::app::Host::default()
         };
         vouchsafe_agent::app::App::build(config, host, None)
             .await

@@ -13,10 +13,18 @@ use clap::Parser;
 use crate::args::Cli;
 use crate::output::Output;
 
+/// Whether a command line that is wrong otherwise asks for JSON.
+fn wants_json(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    let arguments: Vec<_> = arguments.collect();
+    let flag = arguments.iter().any(|one| one == "--output=json");
+    let pair = arguments.windows(2).any(|pair| pair == ["--output", "json"]);
+    flag || pair
+}
+
 fn main() -> std::process::ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(refused) => return output::usage(&refused),
+        Err(refused) => return output::usage(&refused, wants_json(std::env::args_os())),
     };
     let output = Output::new(cli.global.output);
     let runtime = match tokio::runtime::Builder::new_multi_thread()

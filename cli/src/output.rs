@@ -10,6 +10,9 @@ use serde::Serialize;
 use crate::args::Format;
 use crate::error::CliError;
 
+/// Exit code when the command line is wrong.
+const WRONG_USAGE: u8 = 64;
+
 /// Prints results in the chosen format.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
@@ -76,10 +79,19 @@ impl Output {
 }
 
 /// Prints what clap has to say: help and version are no errors.
-pub(crate) fn usage(refused: &clap::Error) -> ExitCode {
+pub(crate) fn usage(refused: &clap::Error, json: bool) -> ExitCode {
+    if json && refused.use_stderr() {
+        let text = refused.to_string();
+        let message = text.trim().trim_start_matches("error: ");
+        let value = serde_json::json!({
+            "error": { "kind": "usage", "message": message, "causes": [], "exit_code": WRONG_USAGE }
+        });
+        error_line(&value.to_string());
+        return ExitCode::from(WRONG_USAGE);
+    }
     let _unprintable = refused.print();
     if refused.use_stderr() {
-        ExitCode::from(64)
+        ExitCode::from(WRONG_USAGE)
     } else {
         ExitCode::SUCCESS
     }

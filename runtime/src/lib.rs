@@ -3,7 +3,9 @@
 pub mod clock;
 pub mod config;
 pub mod exit;
+pub mod handed;
 pub mod keys;
+pub mod metrics;
 pub mod notify;
 pub mod readiness;
 pub mod run;
@@ -17,6 +19,7 @@ pub mod uds;
 pub use clock::Clock;
 pub use config::{ByteSize, ConfigError, Span};
 pub use exit::ExitCode;
+pub use handed::Handed;
 pub use keys::{DiskKeys, KeyError, KeyManager, MemoryKeys};
 pub use readiness::{Readiness, ReadyGuard};
 pub use set_digest::{ItemDigest, SetDigest};

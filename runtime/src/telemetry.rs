@@ -1,11 +1,16 @@
 //! Logs: to standard error, as text for people or JSON lines for programs.
 
+mod level;
+
 use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, reload};
+
+pub use level::LogLevel;
 
 /// What holds unless the config says otherwise: the HTTP/2 library warns of each misbehaving client, who could so fill
 /// the log at will.
@@ -24,6 +29,14 @@ pub enum TelemetryError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    /// A word that is no level.
+    #[error(
+        "`{0}` is not a log level: write `off`, `error`, `warn`, `info`, `debug` or `trace`, or `info,PART=debug`"
+    )]
+    Word(String),
+    /// The log that is to change is no more.
+    #[error("the log's level cannot be changed")]
+    Gone(#[source] reload::Error),
     /// Logging is set up already.
     #[error("logging is set up already")]
     Twice(#[source] TryInitError),
@@ -59,12 +72,22 @@ impl Default for LogConfig {
     }
 }
 
+impl LogConfig {
+    /// Checks the level.
+    ///
+    /// # Errors
+    /// [`TelemetryError::Level`] when it is not one.
+    pub fn check(&self) -> Result<(), TelemetryError> {
+        filter(&self.level).map(|_| ())
+    }
+}
+
 /// Sends the process's events to standard error from now on.
 ///
 /// # Errors
 /// [`TelemetryError`] when the level is not valid, or logging was set up before.
-pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
-    let filter = filter(config)?;
+pub fn init(config: &LogConfig) -> Result<LogLevel, TelemetryError> {
+    let (filter, handle) = reload::Layer::new(filter(&config.level)?);
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match config.format {
@@ -74,14 +97,25 @@ pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
         }
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     }
-    .map_err(TelemetryError::Twice)
+    .map_err(TelemetryError::Twice)?;
+    Ok(LogLevel::new(config, Some(handle)))
 }
 
-fn filter(config: &LogConfig) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(format!("{QUIET},{}", config.level)).map_err(|source| TelemetryError::Level {
-        level: config.level.clone(),
+fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+    let refused = |source| TelemetryError::Level {
+        level: level.to_owned(),
         source,
-    })
+    };
+    // A bare word that is no level is taken for a part by the parser, and would silence all others.
+    for word in level
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.contains(['=', '[']))
+    {
+        word.parse::<LevelFilter>()
+            .map_err(|_| TelemetryError::Word(word.to_owned()))?;
+    }
+    EnvFilter::try_new(format!("{QUIET},{level}")).map_err(refused)
 }
 
 #[cfg(test)]
@@ -90,24 +124,23 @@ mod tests {
 
     #[test]
     fn a_level_that_is_none_is_named() {
-        let config = LogConfig {
-            level: "vouchsafe=loud".to_owned(),
-            ..LogConfig::default()
-        };
-        let refused = filter(&config).unwrap_err().to_string();
-        assert!(refused.contains("`vouchsafe=loud`"), "{refused}");
+        for (bad, named) in [
+            ("vouchsafe=loud", "`vouchsafe=loud`"),
+            ("inof", "`inof`"),
+            ("", "``"),
+        ] {
+            let config = LogConfig {
+                level: bad.to_owned(),
+                ..LogConfig::default()
+            };
+            let refused = config.check().unwrap_err().to_string();
+            assert!(refused.contains(named), "{refused}");
+        }
     }
 
     #[test]
     fn clients_cannot_fill_the_log_by_the_http2_library_unless_the_config_wants_it() {
-        let of = |level: &str| {
-            filter(&LogConfig {
-                level: level.to_owned(),
-                ..LogConfig::default()
-            })
-            .unwrap()
-            .to_string()
-        };
+        let of = |level: &str| filter(level).unwrap().to_string();
         assert!(of("info").contains("h2=error"), "{}", of("info"));
         let wanted = of("info,h2=debug");
         assert!(
@@ -118,10 +151,23 @@ mod tests {
 
     #[test]
     fn levels_by_target_are_taken() {
-        let config = LogConfig {
-            level: "warn,vouchsafe_server=debug".to_owned(),
-            ..LogConfig::default()
-        };
-        assert!(filter(&config).is_ok());
+        for good in [
+            "warn,vouchsafe_server=debug",
+            "INFO",
+            "off",
+            "info, vouchsafe_agent=trace",
+        ] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_level_that_is_refused_changes_nothing_and_a_reset_goes_back_to_the_start() {
+        let level = LogLevel::default();
+        level.set("debug").unwrap();
+        assert!(level.set("loud").is_err());
+        assert_eq!(level.current(), "debug");
+        level.reset().unwrap();
+        assert_eq!((level.current().as_str(), level.launch()), ("info", "info"));
     }
 }

@@ -23,7 +23,9 @@ use vouchsafe_identity::{SpiffeId, TrustDomain};
 
 use crate::Clock;
 
-pub use accept::{AcceptLimits, PeerSvid, TlsConnection, TlsPeer, incoming};
+pub use accept::{
+    AcceptLimits, ConnectionMetrics, PeerSvid, TlsConnection, TlsPeer, incoming, incoming_measured,
+};
 pub use bundles::BundleHandle;
 pub use connect::{ChannelTimes, ConnectError, ServerAddress, channel, connect};
 pub use svid::SvidHandle;

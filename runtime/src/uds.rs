@@ -14,7 +14,7 @@ mod throttle;
 
 pub use guarded::{GuardError, GuardedListener, GuardedStream};
 pub use limits::ConnectionLimits;
-pub use listener::{BindError, Listener, MAX_PATH_BYTES, SocketConfig, bind};
+pub use listener::{BindError, Listener, MAX_PATH_BYTES, SocketConfig, bind, check_group};
 pub use peer::{Peer, PlainPeer};
 pub use plain::{PlainListener, PlainStream};
 pub use presence::{Presence, PresenceError};

@@ -65,6 +65,7 @@ fn config(path: &Path) -> SocketConfig {
         path: path.to_path_buf(),
         mode: 0o777,
         group: None,
+        handed: vouchsafe_runtime::Handed::default(),
     }
 }
 

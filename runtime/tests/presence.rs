@@ -40,6 +40,7 @@ fn listener() -> (TempDir, PathBuf, GuardedListener) {
         path: path.clone(),
         mode: 0o777,
         group: None,
+        handed: vouchsafe_runtime::Handed::default(),
     };
     let listener = GuardedListener::bind(&config, ConnectionLimits::default()).unwrap();
     (folder, path, listener)

@@ -8,6 +8,7 @@ mod conversation;
 mod entry;
 mod follow;
 mod health;
+mod logger;
 mod server_admin;
 mod svid;
 mod sync;
@@ -23,6 +24,7 @@ use vouchsafe_identity::TrustDomain;
 use vouchsafe_proto::spire::api::server as spire;
 use vouchsafe_proto::vouchsafe::server::v1::server_admin_server::ServerAdminServer;
 use vouchsafe_proto::vouchsafe::sync::v1::sync_server::SyncServer;
+use vouchsafe_runtime::telemetry::LogLevel;
 use vouchsafe_runtime::{Clock, TaskGroup};
 use vouchsafe_store::SharedStore;
 
@@ -43,6 +45,8 @@ pub struct Parts {
     pub trust_domain: TrustDomain,
     /// Tells the time.
     pub clock: Clock,
+    /// The log's level.
+    pub log: LogLevel,
     /// When the server started.
     pub started_at: time::OffsetDateTime,
     /// Entries and nodes.

@@ -20,7 +20,9 @@ use vouchsafe_attestors::NodeVerifier;
 use vouchsafe_ca::{CaConfig, CaManager};
 use vouchsafe_node_attestors::join_token;
 use vouchsafe_runtime::keys::{DiskKeys, MemoryKeys};
-use vouchsafe_runtime::{Clock, KeyManager, TaskFailed, TaskFailures, TaskGroup, run};
+use vouchsafe_runtime::notify::Notifier;
+use vouchsafe_runtime::telemetry::LogLevel;
+use vouchsafe_runtime::{Clock, Handed, KeyManager, TaskFailed, TaskFailures, TaskGroup, run};
 use vouchsafe_store::sled::{SledConfig, SledStore};
 use vouchsafe_store::{AuditSink, AuditWriter, MemoryStore, SharedStore};
 
@@ -30,7 +32,9 @@ use crate::config::{Config, KeyManagerKind, StoreKind};
 use crate::index::Index;
 use crate::layers::Layers;
 use crate::layers::anonymous::AnonymousCalls;
+use crate::layers::places::Places;
 use crate::layers::rates::Rates;
+use crate::metrics::{Issued, MeteredStore, Metrics, State};
 use crate::usecases::issuing::Issuing;
 use crate::usecases::nodes::Nodes;
 use crate::usecases::registry::Registry;
@@ -48,12 +52,21 @@ const AUDIT_WAIT: Duration = Duration::from_secs(2);
 pub struct Host {
     /// The time.
     pub clock: Clock,
+    /// The log's level.
+    pub log: LogLevel,
+    /// Hears that the server is up.
+    pub notifier: Notifier,
+    /// Listening sockets that a service manager handed over.
+    pub handed: Handed,
 }
 
 impl Default for Host {
     fn default() -> Self {
         Self {
             clock: Clock::system(),
+            log: LogLevel::default(),
+            notifier: Notifier::new(None),
+            handed: Handed::default(),
         }
     }
 }
@@ -65,12 +78,15 @@ pub struct Addresses {
     pub listen: SocketAddr,
     /// The admin socket.
     pub admin_socket: PathBuf,
+    /// Where metrics are served, if they are.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// A server that serves.
 #[derive(Debug)]
 pub struct App {
     addresses: Addresses,
+    notifier: Notifier,
     group: TaskGroup,
     failures: TaskFailures,
 }
@@ -82,10 +98,10 @@ impl App {
     /// [`AppError`] names what cannot be had: an address, the store, a key. Nothing goes on running then.
     pub async fn build(config: Config, host: Host) -> Result<Self, AppError> {
         config.check()?;
-        let bound = listeners::bind(&config).await?;
+        let bound = listeners::bind(&config, &host.handed).await?;
         let (group, failures) = TaskGroup::new();
         let addresses = bound.addresses()?;
-        if let Err(error) = start(&config, &host.clock, &group, bound).await {
+        if let Err(error) = start(&config, &host, &group, bound).await {
             group.stop();
             group.drain(DRAIN).await;
             return Err(error);
@@ -97,8 +113,13 @@ impl App {
             version = env!("CARGO_PKG_VERSION"),
             "the server serves"
         );
+        host.notifier.watchdog(&group);
+        host.notifier.ready();
+        host.notifier
+            .status(&format!("serves trust domain {}", config.trust_domain));
         Ok(Self {
             addresses,
+            notifier: host.notifier,
             group,
             failures,
         })
@@ -114,6 +135,11 @@ impl App {
     /// # Errors
     /// [`TaskFailed`] names the part that failed.
     pub async fn run(self, signal: impl Future<Output = &'static str>) -> Result<(), TaskFailed> {
+        let signal = async {
+            let reason = signal.await;
+            self.notifier.stopping();
+            reason
+        };
         run::run(self.group, self.failures, signal, DRAIN).await
     }
 }
@@ -121,16 +147,32 @@ impl App {
 /// Starts every part in the order in which they need each other.
 async fn start(
     config: &Config,
-    clock: &Clock,
+    host: &Host,
     group: &TaskGroup,
-    bound: listeners::Bound,
+    mut bound: listeners::Bound,
 ) -> Result<(), AppError> {
+    let (metrics, clock) = (Metrics::default(), &host.clock);
     let (store, keys) = open(config).await?;
+    let store = MeteredStore::around(store, metrics.commits.clone());
     let ca = CaManager::start(ca_config(config), Arc::clone(&store), keys, clock.clone()).await?;
     let index = Index::load(&store).await?;
     let audit = start_audit(config, clock, group, &store);
-    let rates = Arc::new(Rates::new(&config.limits));
-    let parts = parts(config, clock, group, (&store, &index, &ca, &rates));
+    let rates = Arc::new(Rates::new(&config.limits, &metrics.refused));
+    let callers = Places::new(config.limits.max_calls_per_caller);
+    let state = State {
+        index: Arc::clone(&index),
+        ca: Arc::clone(&ca),
+        audit: audit.sink.clone(),
+        callers: callers.clone(),
+    };
+    bound.export(metrics.registry(state, clock.now()), group);
+    let parts = parts(
+        config,
+        host,
+        group,
+        (&store, &index, &ca, &rates),
+        &metrics.issued,
+    );
     spawn(group, "certificate authority", Arc::clone(&ca).run());
     spawn(group, "index", Arc::clone(&index).follow(Arc::clone(&store)));
     spawn(group, "upkeep", upkeep::run(parts.clone()));
@@ -141,7 +183,9 @@ async fn start(
         authorizer: Authorizer::new(index, parts.nodes.clone(), config.admin_ids.clone()),
         bundle: ca.bundle_changes(),
         rates,
+        callers,
         limits: config.limits.clone(),
+        metrics,
     };
     let identity = identity::ServerIdentity::start(&config.trust_domain, ca, clock.clone())?;
     let tls = identity.tls(&config.trust_domain)?;
@@ -203,17 +247,19 @@ fn ca_config(config: &Config) -> CaConfig {
 /// The parts that carry out calls.
 fn parts(
     config: &Config,
-    clock: &Clock,
+    host: &Host,
     group: &TaskGroup,
     (store, index, ca, rates): (&SharedStore, &Arc<Index>, &Arc<CaManager>, &Arc<Rates>),
+    issued: &Issued,
 ) -> Parts {
     let trust_domain = config.trust_domain.clone();
     let tokens = Tokens::new(trust_domain.clone(), Arc::clone(store));
     let join_token = join_token::Verifier::new(trust_domain.clone(), Arc::new(tokens.clone()));
     let verifiers: Vec<Arc<dyn NodeVerifier>> = vec![Arc::new(join_token)];
     Parts {
-        clock: clock.clone(),
-        started_at: clock.now(),
+        clock: host.clock.clone(),
+        started_at: host.clock.now(),
+        log: host.log.clone(),
         index: Arc::clone(index),
         registry: Registry::new(
             trust_domain.clone(),
@@ -228,9 +274,15 @@ fn parts(
             Arc::clone(ca),
             verifiers,
             config.agent_svid_ttl(),
+            issued.clone(),
         ),
         tokens,
-        issuing: Issuing::new(trust_domain.clone(), Arc::clone(index), Arc::clone(ca)),
+        issuing: Issuing::new(
+            trust_domain.clone(),
+            Arc::clone(index),
+            Arc::clone(ca),
+            issued.clone(),
+        ),
         trust_domain,
         ca: Arc::clone(ca),
         store: Arc::clone(store),

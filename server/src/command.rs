@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use vouchsafe_runtime::notify::Notifier;
-use vouchsafe_runtime::{ExitCode, config, signals, telemetry};
+use vouchsafe_runtime::{ExitCode, Handed, config, signals, telemetry, uds};
 
 use crate::app::{App, Host};
 use crate::config::Config;
@@ -82,18 +82,25 @@ pub async fn main() -> ExitCode {
 fn load(path: &Path) -> Result<Config, Failure> {
     let config: Config = config::load(path).map_err(|e| Failure::new(&e, ExitCode::Config))?;
     config.check().map_err(|e| Failure::new(&e, ExitCode::Config))?;
+    if let Some(group) = &config.admin_socket_group {
+        uds::check_group(group).map_err(|e| Failure::new(&e, ExitCode::Config))?;
+    }
     Ok(config)
 }
 
 async fn run(path: &Path) -> Result<(), Failure> {
     let config = load(path)?;
-    telemetry::init(&config.log).map_err(|e| Failure::new(&e, ExitCode::Config))?;
+    let log = telemetry::init(&config.log).map_err(|e| Failure::new(&e, ExitCode::Config))?;
     let signal = signals::shutdown_signal().map_err(|e| Failure::new(&e, ExitCode::Software))?;
-    let app = App::build(config, Host::default()).await;
+    let host = Host {
+        log,
+        notifier: Notifier::from_environment(),
+        handed: Handed::from_environment().map_err(|e| Failure::new(&e, ExitCode::Config))?,
+        ..Host::default()
+    };
+    let app = App::build(config, host).await;
     let app = app.map_err(|e| Failure::new(&e, e.exit_code()))?;
-    let notifier = Notifier::from_environment();
-    notifier.ready();
-    let ended = app.run(signal).await;
-    notifier.stopping();
-    ended.map_err(|e| Failure::new(&e, ExitCode::Software))
+    app.run(signal)
+        .await
+        .map_err(|e| Failure::new(&e, ExitCode::Software))
 }

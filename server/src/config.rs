@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use vouchsafe_identity::{SpiffeId, TrustDomain};
 use vouchsafe_runtime::Span;
-use vouchsafe_runtime::telemetry::LogConfig;
+use vouchsafe_runtime::metrics::{MetricsConfig, MetricsError};
+use vouchsafe_runtime::telemetry::{LogConfig, TelemetryError};
 
 pub use limits::{AuditConfig, Limits};
 
@@ -23,6 +24,8 @@ const fn hours(n: u64) -> Span {
 pub const MIN_CA_TTL: Duration = Duration::from_secs(60);
 /// Longest life of a certificate authority: a hundred years. The dates of certificates end with the year 9999.
 pub const MAX_CA_TTL: Duration = Duration::from_secs(36_525 * 24 * 3600);
+/// Longest `jwt_issuer`.
+pub const MAX_ISSUER_BYTES: usize = 2048;
 /// Shortest life of an SVID that can be configured.
 pub const MIN_SVID_TTL: Duration = Duration::from_secs(1);
 
@@ -106,6 +109,9 @@ pub struct Config {
     /// The log on stderr.
     #[serde(default)]
     pub log: LogConfig,
+    /// Metrics for Prometheus.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// How much callers may ask for.
     #[serde(default)]
     pub limits: Limits,
@@ -161,6 +167,17 @@ pub enum BadConfig {
     /// A limit of zero would shut everybody out.
     #[error("`limits.{0}` must not be 0")]
     ZeroLimit(&'static str),
+    /// The log's level is none.
+    #[error("`log.level` is wrong")]
+    Log(#[from] TelemetryError),
+    /// The issuer is no StringOrURI (RFC 7519 §2).
+    #[error(
+        "`jwt_issuer` `{0}` is not a URI, nor a text of at most {MAX_ISSUER_BYTES} printable characters without `:`"
+    )]
+    Issuer(String),
+    /// Metrics would be served to other hosts.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The issuer is empty.
     #[error("`jwt_issuer` is empty: give it a value, or leave the key out")]
     EmptyIssuer,
@@ -198,6 +215,15 @@ impl Config {
         if self.jwt_issuer.as_ref().is_some_and(String::is_empty) {
             return Err(BadConfig::EmptyIssuer);
         }
+        if let Some(issuer) = self
+            .jwt_issuer
+            .as_ref()
+            .filter(|issuer| !is_string_or_uri(issuer))
+        {
+            return Err(BadConfig::Issuer(issuer.clone()));
+        }
+        self.log.check()?;
+        self.metrics.check()?;
         self.limits.check()
     }
 
@@ -209,6 +235,20 @@ impl Config {
     fn is_own_workload(&self, id: &SpiffeId) -> bool {
         id.is_member_of(&self.trust_domain) && !id.path().is_empty()
     }
+}
+
+/// Text without a colon, or one that looks like a URI: RFC 7519 §2, RFC 3986 §2 and §3.1.
+fn is_string_or_uri(text: &str) -> bool {
+    let legal = |c: char| c.is_ascii_graphic() && !"<>\"{}|\\^`".contains(c);
+    let scheme = |name: &str| {
+        let rest = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+        name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(rest)
+    };
+    let one = match text.split_once(':') {
+        Some((name, rest)) => scheme(name) && !rest.is_empty(),
+        None => true,
+    };
+    one && text.len() <= MAX_ISSUER_BYTES && text.chars().all(legal)
 }
 
 fn at_least(key: &'static str, value: Span, least: Duration) -> Result<(), BadConfig> {

@@ -164,6 +164,12 @@ impl Index {
         page(picked.cloned(), limit)
     }
 
+    /// How many entries and nodes there are.
+    pub fn sizes(&self) -> (usize, usize) {
+        let state = self.read();
+        (state.entries.len(), state.nodes.len())
+    }
+
     /// How many entries the filter picks.
     pub fn count_entries(&self, filter: &EntryFilter) -> usize {
         let state = self.read();

@@ -1,4 +1,4 @@
-//! The one stack that every call goes through, outermost first: source limits, audit, caller, authorize,
+//! The one stack that every call goes through, outermost first: metrics, source limits, audit, caller, authorize,
 //! the caller's rate, size, handler. Reflection and health go through it as well.
 
 pub mod anonymous;
@@ -7,7 +7,8 @@ mod authorize;
 mod body;
 mod call;
 mod caller;
-mod places;
+pub mod places;
+mod polls;
 mod rate;
 pub mod rates;
 mod size;
@@ -19,18 +20,21 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tower::ServiceBuilder;
 use tower::layer::util::{Identity, Stack};
-use vouchsafe_identity::Bundle;
+use vouchsafe_identity::{Bundle, SpiffeId};
 use vouchsafe_runtime::Clock;
+use vouchsafe_runtime::metrics::CallMeter;
 use vouchsafe_store::AuditSink;
 
 use crate::authorize::Authorizer;
 use crate::config::Limits;
+use crate::metrics::Metrics;
 
 use anonymous::AnonymousCalls;
 pub use audit::Audit;
 pub use authorize::Authorize;
 pub use call::Call;
 pub use caller::FindCaller;
+use places::Places;
 pub use rate::CallerRate;
 use rates::Rates;
 pub use size::MessageSize;
@@ -52,8 +56,12 @@ pub struct Layers {
     pub bundle: watch::Receiver<Arc<Bundle>>,
     /// Counts calls and signatures.
     pub rates: Arc<Rates>,
+    /// Callers with calls under way.
+    pub callers: Places<SpiffeId>,
     /// How much callers may ask for.
     pub limits: Limits,
+    /// Measures calls and counts refusals.
+    pub metrics: Metrics,
 }
 
 /// The stack as tower has it: the last one named is the outermost.
@@ -63,7 +71,10 @@ pub type CallStack = Stack<
         StepLayer<CallerRate>,
         Stack<
             StepLayer<Authorize>,
-            Stack<StepLayer<FindCaller>, Stack<StepLayer<Audit>, Stack<StepLayer<SourceLimits>, Identity>>>,
+            Stack<
+                StepLayer<FindCaller>,
+                Stack<StepLayer<Audit>, Stack<StepLayer<SourceLimits>, Stack<CallMeter, Identity>>>,
+            >,
         >,
     >,
 >;
@@ -72,9 +83,10 @@ impl Layers {
     /// Puts the stack together, outermost first. This is the only place that knows its order.
     pub fn stack(&self) -> CallStack {
         let (rates, anonymous) = (Arc::clone(&self.rates), Arc::clone(&self.anonymous));
-        let source = SourceLimits::new(&self.limits, Arc::clone(&self.rates), Arc::clone(&self.anonymous));
+        let source = SourceLimits::new(self);
         let audit = Audit::new(self.clock.clone(), self.audit.clone(), anonymous);
         ServiceBuilder::new()
+            .layer(self.metrics.calls.clone())
             .layer(StepLayer::new(source))
             .layer(StepLayer::new(audit))
             .layer(StepLayer::new(FindCaller::new(
@@ -83,7 +95,10 @@ impl Layers {
             )))
             .layer(StepLayer::new(Authorize::new(self.authorizer.clone())))
             .layer(StepLayer::new(CallerRate::new(rates)))
-            .layer(StepLayer::new(MessageSize::new(&self.limits)))
+            .layer(StepLayer::new(MessageSize::new(
+                &self.limits,
+                &self.metrics.refused,
+            )))
             .into_inner()
     }
 }

@@ -13,5 +13,6 @@ pub mod convert;
 pub mod errors;
 pub mod index;
 pub mod layers;
+pub mod metrics;
 pub mod random;
 pub mod usecases;

@@ -2,6 +2,7 @@
 //! folder of their own that is gone at the end. Dropping a [`Deployment`] kills its daemons.
 
 use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 
@@ -30,6 +31,44 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     path.with_context(|| format!("`{name}` is not built: run `cargo build --workspace --bins`"))
 }
 
+/// The program as a service manager starts it, with listening sockets from descriptor 3 on.
+fn handing_over(program: &Path, handed: &[OwnedFd]) -> Command {
+    if handed.is_empty() {
+        return Command::new(program);
+    }
+    let places: Vec<String> = (3..)
+        .zip(handed)
+        .map(|(place, fd)| format!("{place}<&{}", fd.as_raw_fd()))
+        .collect();
+    let mut command = Command::new("bash");
+    command
+        .arg("-c")
+        .arg(format!(
+            "exec {}; export LISTEN_FDS={} LISTEN_PID=$$; exec \"$0\" \"$@\"",
+            places.join(" "),
+            handed.len()
+        ))
+        .arg(program);
+    command
+}
+
+/// A descriptor that a child inherits, far from those that it is given.
+///
+/// # Errors
+/// When it cannot be copied.
+pub fn inheritable(socket: impl AsFd) -> anyhow::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    let mut copy = socket.as_fd().try_clone_to_owned()?;
+    // Above those that the shell gives the program, so that none is replaced before it is copied.
+    let mut low = Vec::new();
+    while copy.as_raw_fd() < 10 {
+        low.push(copy);
+        copy = socket.as_fd().try_clone_to_owned()?;
+    }
+    fcntl(&copy, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(copy)
+}
+
 /// A daemon that runs. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Daemon {
@@ -39,9 +78,15 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    fn start(name: &'static str, config: &Path, arguments: &[&str], log: PathBuf) -> anyhow::Result<Self> {
+    fn start(
+        name: &'static str,
+        config: &Path,
+        arguments: &[&str],
+        log: PathBuf,
+        handed: &[OwnedFd],
+    ) -> anyhow::Result<Self> {
         let output = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
-        let mut command = Command::new(binary(name)?);
+        let mut command = handing_over(&binary(name)?, handed);
         command.arg("run").arg("--config").arg(config).args(arguments);
         command
             .stdin(Stdio::null())
@@ -116,6 +161,10 @@ pub struct Deployment {
     server_config: String,
     /// Lines that every start adds to the agent's configuration.
     agent_config: String,
+    /// Listening sockets that each start hands over to the server, as `inheritable` makes them.
+    pub handed_to_server: Vec<OwnedFd>,
+    /// The same for the agent.
+    pub handed_to_agent: Vec<OwnedFd>,
     /// The server. `None` while it is down.
     pub server: Option<Daemon>,
     /// The agent. `None` before it joined and while it is down.
@@ -171,6 +220,8 @@ impl Deployment {
             port,
             server_config,
             agent_config: String::new(),
+            handed_to_server: Vec::new(),
+            handed_to_agent: Vec::new(),
             server: None,
             agent: None,
         };
@@ -211,7 +262,13 @@ impl Deployment {
         );
         let file = self.path("server.toml");
         std::fs::write(&file, config)?;
-        let daemon = Daemon::start("vouchsafe-server", &file, &[], self.path("server.log"))?;
+        let daemon = Daemon::start(
+            "vouchsafe-server",
+            &file,
+            &[],
+            self.path("server.log"),
+            &self.handed_to_server,
+        )?;
         self.server = Some(daemon);
         Ok(())
     }
@@ -267,7 +324,13 @@ impl Deployment {
         );
         let file = self.path("agent.toml");
         std::fs::write(&file, config)?;
-        let daemon = Daemon::start("vouchsafe-agent", &file, arguments, self.path("agent.log"))?;
+        let daemon = Daemon::start(
+            "vouchsafe-agent",
+            &file,
+            arguments,
+            self.path("agent.log"),
+            &self.handed_to_agent,
+        )?;
         self.agent = Some(daemon);
         Ok(())
     }
@@ -339,6 +402,12 @@ impl Deployment {
     #[must_use]
     pub fn server_address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The port of the server's TLS listener.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The server's admin socket.

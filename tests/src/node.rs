@@ -16,8 +16,8 @@ use vouchsafe_proto::vouchsafe::agent::v1::agent_admin_client::AgentAdminClient;
 use vouchsafe_proto::vouchsafe::types::v1::HealthStatus;
 use vouchsafe_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use vouchsafe_proto::workload::{X509svidRequest, X509svidResponse};
+use vouchsafe_runtime::config;
 use vouchsafe_runtime::notify::Notifier;
-use vouchsafe_runtime::{Clock, config};
 
 use crate::running::Running;
 use crate::upstream::{TOKEN, TRUST_DOMAIN, Upstream};
@@ -104,9 +104,9 @@ impl Node {
             .map(vouchsafe_node_attestors::join_token::Token::new)
             .transpose()?;
         let host = Host {
-            clock: Clock::system(),
             notifier: Notifier::new(None),
             credentials: None,
+            ..Host::default()
         };
         let app = App::build(self.config()?, host, token).await?;
         self.running = Some(Running::start("agent", |signal| app.run(signal)));

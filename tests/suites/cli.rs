@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 use vouchsafe_tests::daemons::{Deployment, NODE, binary};
+use vouchsafe_tests::wait::until;
 
 type Outcome = anyhow::Result<()>;
 
@@ -60,6 +61,52 @@ async fn a_socket_that_is_not_there_is_named_with_its_flag() -> Outcome {
         let output = alone(arguments).await?;
         refused(&output, 69, flag)?;
         refused(&output, 69, "/nonexistent/")?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_told_as_json_to_those_who_asked_for_it() -> Outcome {
+    for arguments in [
+        &["entry", "frob", "--output", "json"][..],
+        &["--output=json", "entry", "show", "--frob"],
+    ] {
+        let output = alone(arguments).await?;
+        let error: Value = serde_json::from_slice(&output.stderr)?;
+        ensure!(
+            output.status.code() == Some(64) && error.pointer("/error/exit_code") == Some(&Value::from(64))
+        );
+        ensure!(error.pointer("/error/kind") == Some(&Value::from("usage")));
+        let message = error.pointer("/error/message").and_then(Value::as_str);
+        ensure!(message.is_some_and(|text| text.contains("frob")), "{error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_log_level_is_changed_while_the_daemons_run() -> Outcome {
+    let at = Deployment::start().await?;
+    let field = |value: &Value, name| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    for (whom, level) in [("server", "debug"), ("agent", "warn,vouchsafe_agent=trace")] {
+        let before = at.json(&["log-level", "show", whom]).await?;
+        ensure!(field(&before, "current").as_deref() == Some("info"), "{before}");
+        let set = at.json(&["log-level", "set", whom, level]).await?;
+        ensure!(field(&set, "current").as_deref() == Some(level), "{set}");
+        ensure!(field(&set, "launch").as_deref() == Some("info"), "{set}");
+        let wrong = at.vouchsafe(&["log-level", "set", whom, "loud"]).await?;
+        refused(&wrong, 65, "`loud`")?;
+        let shown = at.json(&["log-level", "show", whom]).await?;
+        ensure!(shown == set, "a refused level changes nothing: {shown}");
+    }
+    // The server logs what it would not have logged before.
+    until("the server logs more", async || {
+        at.json(&["token", "generate"]).await.ok()?;
+        at.logs().contains("DEBUG").then_some(())
+    })
+    .await?;
+    for whom in ["server", "agent"] {
+        let reset = at.json(&["log-level", "reset", whom]).await?;
+        ensure!(field(&reset, "current").as_deref() == Some("info"), "{reset}");
     }
     Ok(())
 }

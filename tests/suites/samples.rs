@@ -175,6 +175,73 @@ fn the_units_fit_the_samples() {
     unit_fits("agent", &["admin_socket", "workload_socket"]);
 }
 
+/// Rows of the first table of a page whose head begins so.
+fn rows(page: &str, head: &str) -> Vec<Vec<String>> {
+    let lines = page.lines().skip_while(|line| !line.starts_with(head)).skip(2);
+    let rows = lines.take_while(|line| line.starts_with('|'));
+    let cells = |row: &str| {
+        row.trim_matches('|')
+            .split('|')
+            .map(|cell| cell.trim().to_owned())
+            .collect()
+    };
+    rows.map(cells).collect()
+}
+
+/// Each limit that can be configured stands in the page of limits, with its default.
+#[test]
+fn the_page_of_limits_names_every_limit_with_its_default() {
+    let page = std::fs::read_to_string(repository().join("docs/limits.md")).unwrap();
+    for (daemon, tables, prefix) in [
+        ("server", &["limits."][..], "limits."),
+        ("agent", &["limits.", "cache."], ""),
+    ] {
+        let sample = Sample::read(&file(&format!("config/{daemon}.toml")));
+        let rows = rows(&page, &format!("| key of the {daemon} |"));
+        let listed: Vec<(String, String)> = rows
+            .iter()
+            .map(|row| (format!("{prefix}{}", row[0].trim_matches('`')), row[1].clone()))
+            .collect();
+        for line in &sample.lines {
+            if tables.iter().any(|table| line.key.starts_with(table)) {
+                let found = listed.iter().find(|(key, _)| *key == line.key);
+                let (_, default) =
+                    found.unwrap_or_else(|| panic!("docs/limits.md does not list `{}`", line.key));
+                assert_eq!(*default, sample.value(&line.key), "{}", line.key);
+            }
+        }
+        let keys = sample.keys();
+        for (key, _) in &listed {
+            assert!(
+                keys.contains(key),
+                "docs/limits.md lists `{key}`, which the {daemon} has not"
+            );
+        }
+    }
+}
+
+/// The sockets that systemd may hold are those of the samples, and no wider open.
+#[test]
+fn the_socket_units_fit_the_samples() {
+    let listens = |unit: &str| -> Vec<String> {
+        let lines = unit.lines().filter_map(|line| line.strip_prefix("ListenStream="));
+        lines.map(str::to_owned).collect()
+    };
+    for (daemon, keys, mode) in [
+        ("server", &["listen", "admin_socket"][..], "0600"),
+        ("agent", &["workload_socket"], "0666"),
+    ] {
+        let unit = file(&format!("systemd/vouchsafe-{daemon}.socket"));
+        let sample = Sample::read(&file(&format!("config/{daemon}.toml")));
+        let wanted: Vec<String> = keys.iter().map(|key| sample.value(key)).collect();
+        assert_eq!(listens(&unit), wanted, "{daemon}");
+        assert_eq!(directive(&unit, "SocketMode"), mode);
+        // Else the file of a socket that systemd still holds would go with the service's folder.
+        let service = file(&format!("systemd/vouchsafe-{daemon}.service"));
+        assert_eq!(directive(&service, "RuntimeDirectoryPreserve"), "yes");
+    }
+}
+
 /// An end that an operator must look at is not answered by starting again, every two seconds for ever.
 #[test]
 fn the_units_do_not_start_again_what_cannot_succeed() {

@@ -2,6 +2,8 @@
 //! what no tracked file may name. Each rule is a function from a tree to its findings; it runs on this
 //! repository and, beside its definition, on a small made-up tree that breaks it, which shows that it bites.
 
+#[path = "tidy/deny.rs"]
+mod deny;
 #[path = "tidy/graph.rs"]
 mod graph;
 #[path = "tidy/rust.rs"]
@@ -11,6 +13,7 @@ mod text;
 #[path = "tidy/tree.rs"]
 mod tree;
 
+use deny::Dependencies;
 use graph::Graph;
 use tree::{Finding, Tree};
 use vouchsafe_tests::repository;
@@ -43,6 +46,12 @@ fn whole_graph(rule: fn(&Graph) -> Vec<Finding>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a rule on the crates of others.
+fn all_crates(rule: fn(&Dependencies) -> Vec<Finding>) -> anyhow::Result<()> {
+    none(rule(&Dependencies::of_workspace(repository())?));
+    Ok(())
+}
+
 macro_rules! kept {
     ($($name:ident: $run:ident($rule:path);)+) => {
         $(#[test]
@@ -57,6 +66,11 @@ kept! {
     pure_rooms_use_only_listed_crates: whole_graph(graph::pure_rooms);
     shared_crates_have_one_version: whole_graph(graph::one_version);
     unwanted_crates_are_absent: whole_graph(graph::unwanted);
+
+    licences_are_allowed: all_crates(deny::licences);
+    crates_come_from_the_usual_registry: all_crates(deny::sources);
+    duplicates_are_excused: all_crates(deny::duplicates);
+    what_is_banned_has_a_reason: all_crates(deny::reasons);
 
     rust_files_begin_with_their_purpose: each_rust_file(rust::head);
     modules_have_no_mod_rs: each_rust_file(rust::no_mod_rs);

@@ -8,6 +8,7 @@ use vouchsafe_proto::vouchsafe::agent::v1::agent_admin_server::AgentAdminServer;
 use vouchsafe_proto::vouchsafe::workload::v1::workload_info_server::WorkloadInfoServer;
 use vouchsafe_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use vouchsafe_runtime::TaskGroup;
+use vouchsafe_runtime::metrics::CallMeter;
 use vouchsafe_runtime::uds::{GuardedListener, PlainListener};
 
 use super::AppError;
@@ -24,7 +25,7 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// Serves the Workload API.
 pub(super) fn workload(
     listener: GuardedListener,
-    parts: Parts,
+    (parts, meter): (Parts, CallMeter),
     execs: ExecWatch,
     limits: &Limits,
     group: &TaskGroup,
@@ -47,6 +48,7 @@ pub(super) fn workload(
     // The header is demanded of every request on this endpoint, of reflection too.
     let router = Server::builder()
         .max_concurrent_streams(limits.max_streams_per_connection)
+        .layer(meter)
         .layer(InterceptorLayer::new(header::demand))
         .add_service(workload)
         .add_service(info)

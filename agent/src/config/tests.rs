@@ -58,6 +58,8 @@ fn mistakes_are_named() {
             "attest.presence_exempt_uids = [\"nobody\"]\n",
             "attest.presence_exempt_uids",
         ),
+        ("log.level = \"loud\"\n", "log.level"),
+        ("metrics.address = \"[::]:1\"\n", "metrics.allow_remote"),
     ] {
         let refused = checked(more).unwrap_err();
         assert!(refused.contains(part), "{more}: {refused}");

@@ -24,9 +24,9 @@ pub(crate) struct HealthArgs {
 /// Who is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Whom {
-    /// The server, over its admin socket.
+    /// The server, over its admin socket
     Server,
-    /// The agent, over its admin socket.
+    /// The agent, over its admin socket
     Agent,
 }
 

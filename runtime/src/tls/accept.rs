@@ -3,6 +3,7 @@
 //! No connection waits for another one's handshake, and a silent one is closed.
 
 mod limits;
+mod metrics;
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +33,8 @@ use super::verify::chain_of;
 use crate::config::Span;
 use crate::tasks::TaskGroup;
 use limits::{Place, Places, Refused};
+pub use metrics::ConnectionMetrics;
+use metrics::HANDSHAKE;
 
 /// After the system refused to accept (no descriptors left, say), this long until the next try.
 const REST_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -140,10 +143,22 @@ pub fn incoming(
     limits: AcceptLimits,
     group: &TaskGroup,
 ) -> impl Stream<Item = io::Result<TlsConnection>> + Send + Unpin + use<> {
+    incoming_measured(listener, config, limits, &ConnectionMetrics::default(), group)
+}
+
+/// As [`incoming`], with what happens counted.
+pub fn incoming_measured(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    limits: AcceptLimits,
+    metrics: &ConnectionMetrics,
+    group: &TaskGroup,
+) -> impl Stream<Item = io::Result<TlsConnection>> + Send + Unpin + use<> {
     let (done, taken) = mpsc::channel(HANDED_OVER);
     let acceptor = Acceptor {
         tls: TlsAcceptor::from(config),
-        places: Places::new(&limits),
+        places: Places::new(&limits, metrics),
+        metrics: metrics.clone(),
         handshakes: Arc::new(Semaphore::new(
             usize::try_from(limits.max_pending_handshakes.get()).unwrap_or(usize::MAX),
         )),
@@ -165,6 +180,7 @@ pub fn incoming(
 struct Acceptor {
     tls: TlsAcceptor,
     places: Places,
+    metrics: ConnectionMetrics,
     handshakes: Arc<Semaphore>,
     handshake_timeout: Duration,
     group: TaskGroup,
@@ -183,7 +199,10 @@ impl Acceptor {
             match accepted {
                 Ok((tcp, addr)) => match self.places.take(addr.ip()) {
                     Ok(place) => self.shake_hands(tcp, addr, place),
-                    Err(why) => refused.note(addr, why),
+                    Err(why) => {
+                        self.metrics.refused(why.limit());
+                        refused.note(addr, why);
+                    }
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -196,6 +215,7 @@ impl Acceptor {
     fn shake_hands(&self, tcp: TcpStream, addr: SocketAddr, place: Place) {
         let (tls, limit, done) = (self.tls.clone(), self.handshake_timeout, self.done.clone());
         let (handshakes, stopping) = (self.handshakes.clone(), self.group.stopping());
+        let metrics = self.metrics.clone();
         self.group.passing("tls handshake", async move {
             let turn = tokio::select! {
                 turn = turn(&place, handshakes) => turn,
@@ -213,7 +233,10 @@ impl Acceptor {
                 Ok(connection) => {
                     let _nobody_takes_it = done.send(Ok(connection)).await;
                 }
-                Err(error) => tracing::debug!(peer = %addr, %error, "handshake refused"),
+                Err(error) => {
+                    metrics.refused(HANDSHAKE);
+                    tracing::debug!(peer = %addr, %error, "handshake refused");
+                }
             }
         });
     }

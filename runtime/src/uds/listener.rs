@@ -15,6 +15,8 @@ use nix::unistd::{Gid, Group, fchownat};
 use tokio::net::UnixListener;
 use vouchsafe_sys::SysError;
 
+use crate::handed::Handed;
+
 /// Longest path of a unix socket (`sockaddr_un` has room for 108 bytes with the closing zero).
 pub const MAX_PATH_BYTES: usize = 107;
 
@@ -25,7 +27,7 @@ const BACKLOG: i32 = 1024;
 const PRIVATE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 /// Where a socket stands and who may connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SocketConfig {
     /// The socket's file. Its folder must exist.
     pub path: PathBuf,
@@ -33,6 +35,8 @@ pub struct SocketConfig {
     pub mode: u32,
     /// The file's group, by name or number; the process's own where there is none.
     pub group: Option<String>,
+    /// Sockets that a service manager bound already: the one at `path` is taken, with the mode and group that it has.
+    pub handed: Handed,
 }
 
 /// Why a socket cannot be bound.
@@ -54,6 +58,19 @@ pub enum BindError {
     Mode {
         /// The mode as configured.
         mode: u32,
+    },
+    /// The socket that was handed over may be opened by more users than the configuration wants.
+    #[error(
+        "the socket `{}` that the service manager handed over has mode {mode:o}, more than {most:o}: set `SocketMode=0{most:o}` \
+         in its unit", path.display()
+    )]
+    Open {
+        /// The path as configured.
+        path: PathBuf,
+        /// The mode of its file.
+        mode: u32,
+        /// The mode that is wanted.
+        most: u32,
     },
     /// The group does not exist.
     #[error("there is no group `{group}` on this machine; create it, or name another one")]
@@ -106,13 +123,20 @@ pub enum BindError {
 pub struct Listener {
     inner: UnixListener,
     file: SocketFile,
+    /// Options that connections did not get from the listener, for they were made before it had them.
+    late: Option<Prepare>,
 }
+
+/// Sets options of a socket.
+pub(super) type Prepare = fn(BorrowedFd<'_>) -> Result<(), SysError>;
 
 /// The socket's file, removed when dropped.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
     file: Pinned,
+    /// Whether the file was made here.
+    made: bool,
 }
 
 /// A file that is held, not opened: while it is, no other file can have its inode, whatever becomes of
@@ -129,12 +153,12 @@ pub fn bind(config: &SocketConfig) -> Result<Listener, BindError> {
 }
 
 /// The same, with options that are set before anyone can connect.
-pub(super) fn bind_with(
-    config: &SocketConfig,
-    prepare: impl FnOnce(BorrowedFd<'_>) -> Result<(), SysError>,
-) -> Result<Listener, BindError> {
+pub(super) fn bind_with(config: &SocketConfig, prepare: Prepare) -> Result<Listener, BindError> {
     let at = Site { path: &config.path };
     at.check(config)?;
+    if let Some(handed) = config.handed.unix(&config.path) {
+        return at.adopt(handed, config.mode, prepare);
+    }
     let group = config.group.as_deref().map(|name| at.group(name)).transpose()?;
     at.clear()?;
 
@@ -154,7 +178,11 @@ pub(super) fn bind_with(
         });
     }
     let inner = UnixListener::from_std(socket.into()).map_err(|error| at.io("listening on", error))?;
-    Ok(Listener { inner, file })
+    Ok(Listener {
+        inner,
+        file,
+        late: None,
+    })
 }
 
 impl Listener {
@@ -165,7 +193,11 @@ impl Listener {
     }
 
     pub(super) async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
-        self.inner.accept().await.map(|(stream, _)| stream)
+        let (stream, _) = self.inner.accept().await?;
+        if let Some(prepare) = self.late {
+            prepare(stream.as_fd()).map_err(io::Error::other)?;
+        }
+        Ok(stream)
     }
 }
 
@@ -183,7 +215,8 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_still_ours()
+        if self.made
+            && self.is_still_ours()
             && let Err(error) = fs::remove_file(&self.path)
         {
             tracing::warn!(path = %self.path.display(), %error, "the socket's file could not be removed");
@@ -202,6 +235,26 @@ impl Pinned {
         let (own, there) = (self.0.metadata()?, fs::symlink_metadata(path)?);
         Ok(own.dev() == there.dev() && own.ino() == there.ino())
     }
+}
+
+/// Whether this host has a group of that name, or the name is a number.
+///
+/// # Errors
+/// [`BindError::UnknownGroup`]. That groups cannot be looked up is found out when a socket is bound.
+pub fn check_group(name: &str) -> Result<(), BindError> {
+    match find_group(name) {
+        Ok(None) => Err(BindError::UnknownGroup {
+            group: name.to_owned(),
+        }),
+        Ok(Some(_)) | Err(_) => Ok(()),
+    }
+}
+
+fn find_group(name: &str) -> nix::Result<Option<Gid>> {
+    if let Ok(gid) = name.parse() {
+        return Ok(Some(Gid::from_raw(gid)));
+    }
+    Ok(Group::from_name(name)?.map(|group| group.gid))
 }
 
 /// One path, and what may go wrong there.
@@ -236,16 +289,44 @@ impl Site<'_> {
         Ok(())
     }
 
-    fn group(&self, name: &str) -> Result<Gid, BindError> {
-        if let Ok(gid) = name.parse() {
-            return Ok(Gid::from_raw(gid));
+    /// Listens on a socket that a service manager bound; its file stays when the listener is dropped.
+    fn adopt(
+        &self,
+        handed: std::os::unix::net::UnixListener,
+        most: u32,
+        prepare: Prepare,
+    ) -> Result<Listener, BindError> {
+        let file = Pinned::at(self.path).map_err(|error| self.io("looking at", error))?;
+        let metadata = file.0.metadata().map_err(|error| self.io("looking at", error))?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & !most != 0 {
+            return Err(BindError::Open {
+                path: self.path.to_path_buf(),
+                mode,
+                most,
+            });
         }
-        let found = Group::from_name(name).map_err(|errno| self.failed("looking up the group of", errno))?;
-        found
-            .map(|group| group.gid)
-            .ok_or_else(|| BindError::UnknownGroup {
-                group: name.to_owned(),
-            })
+        prepare(handed.as_fd()).map_err(|source| BindError::Kernel {
+            path: self.path.to_path_buf(),
+            source,
+        })?;
+        let inner = UnixListener::from_std(handed).map_err(|error| self.io("listening on", error))?;
+        Ok(Listener {
+            inner,
+            file: SocketFile {
+                path: self.path.to_path_buf(),
+                file,
+                made: false,
+            },
+            late: Some(prepare),
+        })
+    }
+
+    fn group(&self, name: &str) -> Result<Gid, BindError> {
+        let found = find_group(name).map_err(|errno| self.failed("looking up the group of", errno))?;
+        found.ok_or_else(|| BindError::UnknownGroup {
+            group: name.to_owned(),
+        })
     }
 
     fn address(&self) -> Result<UnixAddr, BindError> {
@@ -336,6 +417,7 @@ impl Site<'_> {
         let made = SocketFile {
             path: self.path.to_path_buf(),
             file,
+            made: true,
         };
         if let Some(gid) = group {
             fchownat(&made.file.0, "", None, Some(gid), AtFlags::AT_EMPTY_PATH)

@@ -1,7 +1,6 @@
 //! Methods of SPIRE's that this release does not have: they go through the whole stack, and say so.
 
 use vouchsafe_proto::spire::api::server::debug::v1 as debug;
-use vouchsafe_proto::spire::api::server::logger::v1 as logger;
 use vouchsafe_proto::spire::api::server::trustdomain::v1 as trustdomain;
 use vouchsafe_proto::spire::api::types;
 
@@ -43,14 +42,6 @@ impl trustdomain::trust_domain_server::TrustDomain for Api {
         batch_update_federation_relationship(trustdomain::BatchUpdateFederationRelationshipRequest) -> trustdomain::BatchUpdateFederationRelationshipResponse;
         batch_delete_federation_relationship(trustdomain::BatchDeleteFederationRelationshipRequest) -> trustdomain::BatchDeleteFederationRelationshipResponse;
         refresh_bundle(trustdomain::RefreshBundleRequest) -> ();
-    }
-}
-
-impl logger::logger_server::Logger for Api {
-    absent! {
-        get_logger(logger::GetLoggerRequest) -> types::Logger;
-        set_log_level(logger::SetLogLevelRequest) -> types::Logger;
-        reset_log_level(logger::ResetLogLevelRequest) -> types::Logger;
     }
 }
 

@@ -6,6 +6,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use vouchsafe_ca::CaError;
+use vouchsafe_runtime::handed::HandedError;
+use vouchsafe_runtime::metrics::MetricsError;
 use vouchsafe_runtime::tls::TlsError;
 use vouchsafe_runtime::uds::BindError;
 use vouchsafe_runtime::{ExitCode, KeyError};
@@ -33,6 +35,12 @@ pub enum AppError {
     /// The admin socket.
     #[error("cannot bind the admin socket")]
     AdminSocket(#[from] BindError),
+    /// Metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// What the service manager handed over.
+    #[error(transparent)]
+    Handed(#[from] HandedError),
     /// The data directory.
     #[error("cannot make `data_dir` `{path}`")]
     DataDir {
@@ -69,11 +77,11 @@ impl AppError {
     /// How the process ends.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) => ExitCode::Config,
+            Self::Config(_) | Self::Handed(_) => ExitCode::Config,
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 ExitCode::NoPermission
             }
-            Self::Listen { .. } | Self::AdminSocket(_) => ExitCode::Unavailable,
+            Self::Listen { .. } | Self::AdminSocket(_) | Self::Metrics(_) => ExitCode::Unavailable,
             Self::Store(e) => of_store(e),
             Self::Keys(e) | Self::Ca(CaError::Keys(e)) => of_keys(e),
             Self::Ca(CaError::Store(e)) => of_store(e),

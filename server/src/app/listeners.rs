@@ -1,17 +1,19 @@
-//! The two listeners: bound first, served last. Both serve the same services through the same layers.
+//! The listeners: bound first, served last. TLS and admin socket serve the same services through the same layers.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use vouchsafe_runtime::TaskGroup;
+use vouchsafe_runtime::metrics::Exporter;
 use vouchsafe_runtime::tls::{self, AcceptLimits};
 use vouchsafe_runtime::uds::{self, ConnectionLimits, PlainListener, SocketConfig};
+use vouchsafe_runtime::{Handed, TaskGroup};
 
 use super::{Addresses, AppError};
 use crate::config::{Config, Limits};
@@ -20,8 +22,6 @@ use crate::layers::{CallStack, Layers};
 /// Mode of the admin socket, and with a group that may open it too.
 const OWNER_ONLY: u32 = 0o600;
 const OWNER_AND_GROUP: u32 = 0o660;
-/// How long a connection that is too old may still finish its calls.
-const AGE_GRACE: Duration = Duration::from_secs(60);
 /// Silence after which a client is asked whether it is still there, and how long it may take to answer.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -32,14 +32,17 @@ const MAX_HEADER_BYTES: u32 = 16 * 1024;
 pub(super) struct Bound {
     tcp: TcpListener,
     admin: uds::Listener,
+    metrics: Option<Exporter>,
 }
 
-/// Binds both listeners.
-pub(super) async fn bind(config: &Config) -> Result<Bound, AppError> {
+/// Binds every listener.
+pub(super) async fn bind(config: &Config, handed: &Handed) -> Result<Bound, AppError> {
     let address = config.listen;
-    let tcp = TcpListener::bind(address)
-        .await
-        .map_err(|source| AppError::Listen { address, source })?;
+    let tcp = match handed.tcp(address) {
+        Some(tcp) => TcpListener::from_std(tcp),
+        None => TcpListener::bind(address).await,
+    };
+    let tcp = tcp.map_err(|source| AppError::Listen { address, source })?;
     let admin = uds::bind(&SocketConfig {
         path: config.admin_socket.clone(),
         mode: config
@@ -47,8 +50,11 @@ pub(super) async fn bind(config: &Config) -> Result<Bound, AppError> {
             .as_ref()
             .map_or(OWNER_ONLY, |_| OWNER_AND_GROUP),
         group: config.admin_socket_group.clone(),
+        handed: handed.clone(),
     })?;
-    Ok(Bound { tcp, admin })
+    let metrics = Exporter::bind(&config.metrics).await?;
+    handed.all_taken()?;
+    Ok(Bound { tcp, admin, metrics })
 }
 
 impl Bound {
@@ -61,7 +67,15 @@ impl Bound {
         Ok(Addresses {
             listen: self.tcp.local_addr().map_err(unknown)?,
             admin_socket: self.admin.path().to_owned(),
+            metrics: self.metrics.as_ref().map(Exporter::address),
         })
+    }
+
+    /// Serves metrics, if that is wanted.
+    pub(super) fn export(&mut self, registry: Registry, group: &TaskGroup) {
+        if let Some(exporter) = self.metrics.take() {
+            exporter.serve(registry, group);
+        }
     }
 
     /// Serves both; `served` is dropped when the last call has ended.
@@ -75,11 +89,17 @@ impl Bound {
     ) {
         // One stack for both, so that their limits are counted together.
         let stack = layers.stack();
-        let connections = tls::incoming(self.tcp, tls, accept_limits(limits), group);
-        let server = server(limits, &stack).max_connection_age(limits.max_connection_age.get());
-        let server = server
-            .max_connection_age_grace(AGE_GRACE)
-            .add_routes(routes.clone());
+        let connections = tls::incoming_measured(
+            self.tcp,
+            tls,
+            accept_limits(limits),
+            &layers.metrics.connections,
+            group,
+        );
+        let mut server = server(limits, &stack).max_connection_age(limits.max_connection_age.get());
+        // No grace: with one, tonic says nothing at the age and cuts the connection after the grace. Without, it asks the
+        // client to connect anew, and what is under way comes to its end.
+        let server = server.add_routes(routes.clone());
         let (stopping, alive) = (group.stopping(), served.clone());
         group.essential("tls listener", async move {
             let ended = server.serve_with_incoming_shutdown(connections, stopping.cancelled_owned());

@@ -30,6 +30,13 @@ fn an_unknown_key_is_refused() {
 }
 
 #[test]
+fn issuers_are_uris_or_plain_words() {
+    for good in ["https://oidc.example.org/x", "urn:example:issuer", "vouchsafe"] {
+        with(&format!("jwt_issuer = \"{good}\"")).check().unwrap();
+    }
+}
+
+#[test]
 fn keys_that_do_not_go_together_are_refused_by_name() {
     for (extra, named) in [
         ("ca_ttl = \"10s\"", "ca_ttl"),
@@ -39,6 +46,11 @@ fn keys_that_do_not_go_together_are_refused_by_name() {
         ("admin_ids = [\"spiffe://other.org/a\"]", "spiffe://other.org/a"),
         ("admin_ids = [\"spiffe://example.org\"]", "admin_ids"),
         ("jwt_issuer = \"\"", "jwt_issuer"),
+        ("jwt_issuer = \"https://x/ y\"", "jwt_issuer"),
+        ("jwt_issuer = \"1:x\"", "jwt_issuer"),
+        ("jwt_issuer = \"https:\"", "jwt_issuer"),
+        ("[log]\nlevel = \"inof\"", "log.level"),
+        ("[metrics]\naddress = \"0.0.0.0:9988\"", "metrics.allow_remote"),
         ("[limits]\nmax_calls = 0", "max_calls"),
         ("[limits]\nsync_timeout = \"0s\"", "sync_timeout"),
         ("[limits]\nmax_request_size = \"0B\"", "max_request_size"),

@@ -1,4 +1,5 @@
-//! What callers without an SVID do, gathered by source, method and outcome, one record each a minute.
+//! What callers without an SVID do, gathered by source, method and outcome, one record each a minute; with it go the
+//! polls of agents.
 //!
 //! The number of sources that are told apart is limited; what comes from more is gathered as one.
 
@@ -13,6 +14,7 @@ use vouchsafe_runtime::Clock;
 use vouchsafe_store::{AuditError, AuditSink};
 
 use super::call::outcome;
+use super::polls::Polls;
 use crate::caller::Source;
 use crate::usecases::Origin;
 
@@ -27,6 +29,7 @@ pub struct AnonymousCalls {
     max_sources: usize,
     gathered: Mutex<Gathered>,
     late: Mutex<Vec<Draft>>,
+    pub(super) polls: Polls,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +45,7 @@ impl AnonymousCalls {
             max_sources,
             gathered: Mutex::default(),
             late: Mutex::default(),
+            polls: Polls::default(),
         })
     }
 
@@ -77,7 +81,7 @@ impl AnonymousCalls {
                 () = done.cancelled() => {}
                 () = clock.sleep(SPAN) => {}
             }
-            for draft in self.take(&clock) {
+            for draft in self.take(&clock).into_iter().chain(self.polls.take(&clock)) {
                 sink.record(draft).await?;
             }
         }

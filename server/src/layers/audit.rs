@@ -138,6 +138,10 @@ impl Record {
             self.anonymous.note(self.call.peer.source, method, code);
             return;
         }
+        let Call { peer, method, .. } = self.call.as_ref();
+        if code == Code::Ok && self.anonymous.polls.note(peer, self.call.scope(), method) {
+            return;
+        }
         let draft = self.call.draft(code, reason);
         match room {
             Room::Kept(place) => place.record(draft),

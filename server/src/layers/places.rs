@@ -1,34 +1,45 @@
-//! How many calls of each kind of key are under way.
+//! How many calls of each caller, and of each source, are under way.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counts what is under way, key by key.
-#[derive(Debug)]
-pub(super) struct Places<K> {
+#[derive(Debug, Clone)]
+pub struct Places<K> {
     limit: u32,
     taken: Arc<Mutex<HashMap<K, u32>>>,
 }
 
 /// One place; it is free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place<K: Hash + Eq> {
+pub struct Place<K: Hash + Eq> {
     key: K,
     taken: Arc<Mutex<HashMap<K, u32>>>,
 }
 
 impl<K: Hash + Eq + Clone> Places<K> {
     /// So many places for each key.
-    pub(super) fn new(limit: u32) -> Self {
+    pub fn new(limit: u32) -> Self {
         Self {
             limit,
             taken: Arc::default(),
         }
     }
 
+    /// How many places each key has.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// How many of the keys that the rule picks hold a place.
+    pub fn held_by(&self, rule: impl Fn(&K) -> bool) -> usize {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.keys().filter(|key| rule(key)).count()
+    }
+
     /// A place for the key, or `None` when all of its places are taken.
-    pub(super) fn take(&self, key: &K) -> Option<Place<K>> {
+    pub fn take(&self, key: &K) -> Option<Place<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(key.clone()).or_default();
         if *count >= self.limit {

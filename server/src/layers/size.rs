@@ -6,12 +6,15 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
+use prometheus_client::metrics::counter::Counter;
 use tonic::Status;
 use tonic::body::Body;
+use vouchsafe_runtime::ByteSize;
 
 use super::call::Call;
 use super::step::{Handler, Next, Request, Response, Step};
 use crate::config::Limits;
+use crate::metrics::Refused;
 
 /// A message begins with one byte of flags and four of length.
 const PREFIX_BYTES: usize = 5;
@@ -19,16 +22,29 @@ const PREFIX_BYTES: usize = 5;
 /// Limits messages.
 #[derive(Debug)]
 pub struct MessageSize {
-    known: usize,
-    anonymous: usize,
+    known: Largest,
+    anonymous: Largest,
+}
+
+/// How large a message may be, by which key of the configuration.
+#[derive(Debug, Clone)]
+struct Largest {
+    bytes: usize,
+    key: &'static str,
+    refused: Counter,
 }
 
 impl MessageSize {
     /// The limits of the config.
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, refused: &Refused) -> Self {
+        let largest = |size: ByteSize, key| Largest {
+            bytes: size.as_usize(),
+            key,
+            refused: refused.watch(key),
+        };
         Self {
-            known: limits.max_request_size.as_usize(),
-            anonymous: limits.max_anonymous_request_size.as_usize(),
+            known: largest(limits.max_request_size, "max_request_size"),
+            anonymous: largest(limits.max_anonymous_request_size, "max_anonymous_request_size"),
         }
     }
 }
@@ -37,7 +53,8 @@ impl Step for MessageSize {
     async fn handle<S: Handler>(&self, request: Request, next: Next<S>) -> Response {
         let call = request.extensions().get::<Arc<Call>>();
         let anonymous = call.is_none_or(|call| call.peer.is_anonymous());
-        let limit = if anonymous { self.anonymous } else { self.known };
+        let limit = if anonymous { &self.anonymous } else { &self.known };
+        let limit = limit.clone();
         next.run(request.map(|body| Body::new(Limited::new(body, limit))))
             .await
     }
@@ -46,14 +63,14 @@ impl Step for MessageSize {
 /// A body whose messages keep to a limit.
 struct Limited {
     inner: Body,
-    limit: usize,
+    limit: Largest,
     prefix: [u8; PREFIX_BYTES],
     have: usize,
     left: usize,
 }
 
 impl Limited {
-    fn new(inner: Body, limit: usize) -> Self {
+    fn new(inner: Body, limit: Largest) -> Self {
         Self {
             inner,
             limit,
@@ -83,9 +100,11 @@ impl Limited {
             if self.have == PREFIX_BYTES {
                 let [_flags, a, b, c, d] = self.prefix;
                 let len = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-                if len > self.limit {
-                    let limit = self.limit;
-                    let text = format!("a message of {len} bytes is longer than the limit of {limit} bytes");
+                if len > self.limit.bytes {
+                    let Largest { bytes, key, refused } = &self.limit;
+                    refused.inc();
+                    let text =
+                        format!("a message of {len} bytes is longer than the limit `{key}` of {bytes} bytes");
                     return Err(Status::resource_exhausted(text));
                 }
                 (self.have, self.left) = (0, len);
@@ -137,7 +156,8 @@ mod tests {
             cut in 1..50_usize,
         ) {
             let bytes: Vec<u8> = lens.iter().flat_map(|len| message(*len)).collect();
-            let mut limited = Limited::new(Body::empty(), 20);
+            let limit = Largest { bytes: 20, key: "k", refused: Counter::default() };
+            let mut limited = Limited::new(Body::empty(), limit);
             let refused = bytes.chunks(cut).any(|chunk| limited.walk(chunk).is_err());
             prop_assert_eq!(refused, lens.iter().any(|len| *len > 20));
         }

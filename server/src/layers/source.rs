@@ -6,13 +6,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use vouchsafe_identity::SpiffeId;
+use vouchsafe_runtime::Span;
 use vouchsafe_runtime::tls::TlsPeer;
 use vouchsafe_runtime::uds::PlainPeer;
 
+use super::Layers;
 use super::anonymous::AnonymousCalls;
 use super::body::Keep;
 use super::places::{Place, Places};
@@ -20,18 +23,53 @@ use super::rates::Rates;
 use super::step::{Handler, Next, Request, Response, Step};
 use crate::authorize::{Rate, rule};
 use crate::caller::{Peer, Proof, Source};
-use crate::config::Limits;
+use crate::metrics::Refused;
+
+const CALLS: &str = "max_calls";
+const FOLLOWERS: &str = "max_followers";
+const PER_CALLER: &str = "max_calls_per_caller";
+const PER_SOURCE: &str = "max_anonymous_calls_per_source";
 
 /// Limits by source.
 #[derive(Debug)]
 pub struct SourceLimits {
-    calls: Arc<Semaphore>,
-    followers: Arc<Semaphore>,
+    calls: Pool,
+    followers: Pool,
     callers: Places<SpiffeId>,
     sources: Places<Source>,
     anonymous_timeout: Duration,
     rates: Arc<Rates>,
     anonymous: Arc<AnonymousCalls>,
+    refused: [Counter; 2],
+}
+
+/// So many places for all together.
+#[derive(Debug)]
+struct Pool {
+    free: Arc<Semaphore>,
+    most: u32,
+    limit: &'static str,
+    unit: &'static str,
+    refused: Counter,
+}
+
+impl Pool {
+    fn new(most: u32, limit: &'static str, unit: &'static str, refused: &Refused) -> Self {
+        let places = usize::try_from(most).unwrap_or(usize::MAX);
+        Self {
+            free: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            most,
+            limit,
+            unit,
+            refused: refused.watch(limit),
+        }
+    }
+
+    fn take(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let Self { most, unit, .. } = self;
+        let taken = Arc::clone(&self.free).try_acquire_owned();
+        taken.map_err(|_| full(&self.refused, self.limit, format_args!("{most} {unit}")))
+    }
 }
 
 /// What a call holds until its end.
@@ -43,33 +81,51 @@ struct Held {
 
 impl SourceLimits {
     /// The limits of the config.
-    pub fn new(limits: &Limits, rates: Arc<Rates>, anonymous: Arc<AnonymousCalls>) -> Self {
-        let places = |count: u32| {
-            let count = usize::try_from(count).unwrap_or(usize::MAX);
-            Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
-        };
+    pub fn new(layers: &Layers) -> Self {
+        let (limits, refused) = (&layers.limits, &layers.metrics.refused);
         Self {
-            calls: places(limits.max_calls),
-            followers: places(limits.max_followers),
-            callers: Places::new(limits.max_calls_per_caller),
+            calls: Pool::new(limits.max_calls, CALLS, "calls at a time", refused),
+            followers: Pool::new(limits.max_followers, FOLLOWERS, "streams at a time", refused),
+            callers: layers.callers.clone(),
             sources: Places::new(limits.max_anonymous_calls_per_source),
             anonymous_timeout: limits.attestation_timeout.get(),
-            rates,
-            anonymous,
+            rates: Arc::clone(&layers.rates),
+            anonymous: Arc::clone(&layers.anonymous),
+            refused: [PER_CALLER, PER_SOURCE].map(|limit| refused.watch(limit)),
         }
     }
 
     async fn admit(&self, peer: &Peer, path: &str) -> Result<Held, Status> {
-        let busy = || Status::resource_exhausted("too many calls at a time: try again");
+        let [per_caller, per_source] = &self.refused;
         let (caller, source) = match &peer.proof {
-            Proof::Svid { id, .. } => (Some(self.callers.take(id).ok_or_else(busy)?), None),
-            _ => (None, Some(self.sources.take(&peer.source).ok_or_else(busy)?)),
+            Proof::Svid { id, .. } => {
+                let most = self.callers.limit();
+                let place = self.callers.take(id).ok_or_else(|| {
+                    full(
+                        per_caller,
+                        PER_CALLER,
+                        format_args!("{most} calls at a time of one caller"),
+                    )
+                })?;
+                (Some(place), None)
+            }
+            _ => {
+                let most = self.sources.limit();
+                let place = self.sources.take(&peer.source).ok_or_else(|| {
+                    full(
+                        per_source,
+                        PER_SOURCE,
+                        format_args!("{most} calls at a time from one address"),
+                    )
+                })?;
+                (None, Some(place))
+            }
         };
         let rule = rule(path).map(|(_, rule)| rule);
         // Of those who show no SVID none gets a place among the followers: the table lets agents through only.
         let stays = caller.is_some() && rule.is_some_and(|rule| rule.stays);
-        let places = if stays { &self.followers } else { &self.calls };
-        let call = Arc::clone(places).try_acquire_owned().map_err(|_| busy())?;
+        let pool = if stays { &self.followers } else { &self.calls };
+        let call = pool.take()?;
         let attests = rule.is_some_and(|rule| rule.rate == Rate::Attestation);
         let taken = match (attests, peer.is_anonymous()) {
             (true, _) => self.rates.attestations.take(&peer.source, 1).await,
@@ -83,6 +139,11 @@ impl SourceLimits {
             _source: source,
         })
     }
+}
+
+fn full(refused: &Counter, limit: &str, what: std::fmt::Arguments<'_>) -> Status {
+    refused.inc();
+    Status::resource_exhausted(format!("the limit `{limit}` of {what} is reached: try again"))
 }
 
 impl Step for SourceLimits {
@@ -107,7 +168,9 @@ impl Step for SourceLimits {
         let run = next.run(request);
         let response = if peer.is_anonymous() {
             // A request that never ends must not hold its place for ever.
-            let late = |_| Status::deadline_exceeded("the call took too long").into_http();
+            let most = Span::new(self.anonymous_timeout);
+            let text = format!("the call took too long: `attestation_timeout` is {most}");
+            let late = |_| Status::deadline_exceeded(text).into_http();
             timeout(self.anonymous_timeout, run).await.unwrap_or_else(late)
         } else {
             run.await

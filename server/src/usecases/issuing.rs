@@ -14,6 +14,7 @@ use vouchsafe_store::EntryId;
 
 use super::registry::{RuleError, workload_id};
 use crate::index::{Index, IndexedEntry};
+use crate::metrics::{Issued, SvidKind};
 
 /// Most audiences of one token.
 pub const MAX_AUDIENCES: usize = 64;
@@ -75,15 +76,17 @@ pub struct Issuing {
     trust_domain: TrustDomain,
     index: Arc<Index>,
     ca: Arc<CaManager>,
+    issued: Issued,
 }
 
 impl Issuing {
     /// Issues for a trust domain.
-    pub fn new(trust_domain: TrustDomain, index: Arc<Index>, ca: Arc<CaManager>) -> Self {
+    pub fn new(trust_domain: TrustDomain, index: Arc<Index>, ca: Arc<CaManager>, issued: Issued) -> Self {
         Self {
             trust_domain,
             index,
             ca,
+            issued,
         }
     }
 
@@ -118,6 +121,9 @@ impl Issuing {
                 Err(_dropped) => outcomes.extend((0..count).map(|_| Err(IssuingError::Dropped))),
             }
         }
+        let signed = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        self.issued
+            .add(SvidKind::X509, u64::try_from(signed).unwrap_or(u64::MAX));
         outcomes
     }
 
@@ -137,6 +143,7 @@ impl Issuing {
             ttl: seconds(entry.jwt_svid_ttl_seconds),
             include_jti: entry.jwt_svid_include_jti,
         })?;
+        self.issued.add(SvidKind::Jwt, 1);
         Ok(IssuedToken {
             spiffe_id: entry.spiffe_id.clone(),
             jwt,
@@ -157,12 +164,14 @@ impl Issuing {
         let field = "the certificate request's URI";
         let id = SpiffeId::new(uri).map_err(|source| RuleError::SpiffeId { field, source })?;
         workload_id(field, &self.trust_domain, &id)?;
-        Ok(self.ca.issue_x509(&X509Request {
+        let svid = self.ca.issue_x509(&X509Request {
             spiffe_id: id,
             public_key: csr.public_key,
             dns_names: csr.dns_names,
             ttl: seconds(ttl_seconds),
-        })?)
+        })?;
+        self.issued.add(SvidKind::X509, 1);
+        Ok(svid)
     }
 
     /// A JWT-SVID for any workload's id, without an entry: for operators.
@@ -180,6 +189,7 @@ impl Issuing {
             ttl: seconds(ttl_seconds),
             include_jti: false,
         })?;
+        self.issued.add(SvidKind::Jwt, 1);
         Ok(IssuedToken {
             spiffe_id: id,
             jwt,

@@ -19,6 +19,7 @@ use vouchsafe_store::{
 use super::registry::{self, RegistryError};
 use super::{Origin, tokens};
 use crate::index::Index;
+use crate::metrics::{Issued, SvidKind};
 
 /// Longest version that an agent may report, in bytes (SPIRE's limit).
 pub const MAX_VERSION_BYTES: usize = 255;
@@ -108,6 +109,7 @@ pub struct Nodes {
     ca: Arc<CaManager>,
     verifiers: HashMap<&'static str, Arc<dyn NodeVerifier>>,
     svid_ttl: Duration,
+    issued: Issued,
 }
 
 impl std::fmt::Debug for Nodes {
@@ -125,6 +127,7 @@ impl Nodes {
         ca: Arc<CaManager>,
         verifiers: Vec<Arc<dyn NodeVerifier>>,
         svid_ttl: Duration,
+        issued: Issued,
     ) -> Self {
         let verifiers = verifiers.into_iter().map(|v| (v.name(), v)).collect();
         Self {
@@ -134,6 +137,7 @@ impl Nodes {
             ca,
             verifiers,
             svid_ttl,
+            issued,
         }
     }
 
@@ -388,12 +392,14 @@ impl Nodes {
     }
 
     fn issue(&self, id: &SpiffeId, public_key: Vec<u8>) -> Result<CertifiedChain, CaError> {
-        self.ca.issue_x509(&X509Request {
+        let svid = self.ca.issue_x509(&X509Request {
             spiffe_id: id.clone(),
             public_key,
             dns_names: Vec::new(),
             ttl: Some(self.svid_ttl),
-        })
+        })?;
+        self.issued.add(SvidKind::Agent, 1);
+        Ok(svid)
     }
 
     async fn known(&self, id: &SpiffeId) -> Result<Versioned<Node>, NodeError> {

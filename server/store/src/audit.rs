@@ -84,6 +84,11 @@ pub struct AuditSink {
 }
 
 impl AuditSink {
+    /// Records that wait to be written, places that are kept for calls under way among them.
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// Returns when the record is queued; it is durable soon after.
     ///
     /// # Errors

@@ -526,7 +526,11 @@ async fn streams_have_places_of_their_own_and_no_more_than_those() {
     let _first = Follows::open(&server, &agents[0]).await;
     let _second = Follows::open(&server, &agents[1]).await;
     let third = Follows::try_begin(&server, &agents[2], hello(None)).await;
-    refused(third.map(|_| ()), Code::ResourceExhausted, "too many calls");
+    refused(
+        third.map(|_| ()),
+        Code::ResourceExhausted,
+        "`max_followers` of 2 streams at a time",
+    );
     let mut client = AgentClient::new(server.tls(Some(&agents[2])).await);
     client.post_status(PostStatusRequest::default()).await.unwrap();
 }

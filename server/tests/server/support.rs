@@ -89,13 +89,30 @@ pub(crate) async fn server_with(extra: &str) -> TestServer {
 
 /// A server that keeps what it has in a folder.
 pub(crate) async fn server_on_disk(dir: TempDir) -> TestServer {
+    server_on_disk_at(dir, START).await
+}
+
+/// The same, started at some time.
+pub(crate) async fn server_on_disk_at(dir: TempDir, now: i64) -> TestServer {
     let config = config(&dir, "");
-    start(dir, config).await
+    start_at(dir, config, now).await
 }
 
 async fn start(dir: TempDir, config: Config) -> TestServer {
-    let clock = Clock::manual(OffsetDateTime::from_unix_timestamp(START).unwrap());
-    let app = App::build(config, Host { clock: clock.clone() }).await.unwrap();
+    start_at(dir, config, START).await
+}
+
+async fn start_at(dir: TempDir, config: Config, now: i64) -> TestServer {
+    let clock = Clock::manual(OffsetDateTime::from_unix_timestamp(now).unwrap());
+    let app = App::build(
+        config,
+        Host {
+            clock: clock.clone(),
+            ..Host::default()
+        },
+    )
+    .await
+    .unwrap();
     let addresses = app.addresses().clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let signal = async {

@@ -252,7 +252,7 @@ async fn more_signatures_than_the_burst_are_refused_and_the_next_request_is_serv
     refused(
         client.batch_new_x509svid(ask(500)).await,
         Code::ResourceExhausted,
-        "limit of 10",
+        "`signature_burst_per_caller` of 10 signatures",
     );
     assert_eq!(
         client
@@ -281,7 +281,7 @@ async fn a_message_over_the_limit_is_refused_before_it_is_read_and_the_server_li
     refused(
         client.batch_new_x509svid(ask(70_000)).await,
         Code::ResourceExhausted,
-        "longer than the limit of 65536 bytes",
+        "longer than the limit `max_request_size` of 65536 bytes",
     );
     client.batch_new_x509svid(ask(60_000)).await.unwrap();
     let request = attest_request("join_token", &[b'a'; 2000], request_for(&key(), None, &[]));
@@ -299,7 +299,7 @@ async fn a_message_over_the_limit_is_refused_before_it_is_read_and_the_server_li
     refused(
         outcome.await,
         Code::ResourceExhausted,
-        "longer than the limit of 1024 bytes",
+        "longer than the limit `max_anonymous_request_size` of 1024 bytes",
     );
     server.agent().await;
 }

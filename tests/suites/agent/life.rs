@@ -87,9 +87,9 @@ async fn a_restarted_agent_comes_back_without_a_token() {
 async fn a_second_agent_is_told_what_is_taken() {
     let node = node_with("me").await;
     let host = || vouchsafe_agent::Host {
-        clock: vouchsafe_runtime::Clock::system(),
         notifier: vouchsafe_runtime::notify::Notifier::new(None),
         credentials: None,
+        ..vouchsafe_agent::Host::default()
     };
     let same_folder = vouchsafe_agent::App::build(node.config().unwrap(), host(), None).await;
     assert!(

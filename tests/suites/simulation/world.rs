@@ -253,6 +253,7 @@ impl World {
         let config = config::parse(&text, "the simulation's server.toml")?;
         let host = vouchsafe_server::app::Host {
             clock: self.clock.clone(),
+            ..vouchsafe_server::app::Host::default()
         };
         let app = vouchsafe_server::app::App::build(config, host)
             .await
@@ -286,6 +287,7 @@ impl World {
             clock: self.clock.clone(),
             notifier: Notifier::new(None),
             credentials: None,
+            ..vouchsafe_agent::Host::default()
         };
         let token = token
             .map(vouchsafe_node_attestors::join_token::Token::new)

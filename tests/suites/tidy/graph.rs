@@ -96,7 +96,7 @@ const ONE_VERSION: [&str; 12] = [
 ];
 
 /// Crates that must not be in the build: a second cryptography, a second TLS, and one with an open advisory.
-const UNWANTED: [&str; 6] = [
+pub(crate) const UNWANTED: [&str; 6] = [
     "native-tls",
     "openssl",
     "openssl-sys",
@@ -144,6 +144,14 @@ impl Graph {
             graph.built.len()
         );
         Ok(graph)
+    }
+}
+
+impl Graph {
+    /// Whether this version of a crate is built.
+    pub(crate) fn builds(&self, name: &str, version: &str) -> bool {
+        let versions = self.built.get(name);
+        versions.is_some_and(|versions| versions.contains(&format!("v{version}")))
     }
 }
 

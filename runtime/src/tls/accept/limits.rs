@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::AcceptLimits;
+use super::metrics::{ConnectionMetrics, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_SOURCE};
 
 /// Refusals are logged at most this often, with how many there were.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -24,6 +25,16 @@ pub(super) enum NoPlace {
     SourceFull,
 }
 
+impl NoPlace {
+    /// The limit that is reached.
+    pub(super) const fn limit(self) -> &'static str {
+        match self {
+            Self::Full => MAX_CONNECTIONS,
+            Self::SourceFull => MAX_CONNECTIONS_PER_SOURCE,
+        }
+    }
+}
+
 /// Counts open connections.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
@@ -31,6 +42,7 @@ pub(super) struct Places {
     limit: u32,
     limit_per_source: u32,
     handshakes_per_source: usize,
+    metrics: ConnectionMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +63,7 @@ pub(super) struct Place {
     taken: Arc<Mutex<Taken>>,
     source: IpAddr,
     handshakes: Arc<Semaphore>,
+    metrics: ConnectionMetrics,
 }
 
 impl Place {
@@ -61,13 +74,14 @@ impl Place {
 }
 
 impl Places {
-    pub(super) fn new(limits: &AcceptLimits) -> Self {
+    pub(super) fn new(limits: &AcceptLimits, metrics: &ConnectionMetrics) -> Self {
         let share = (limits.max_pending_handshakes.get() / SOURCES_AT_LEAST).max(1);
         Self {
             taken: Arc::default(),
             limit: limits.max_connections.get(),
             limit_per_source: limits.max_connections_per_source.get(),
             handshakes_per_source: usize::try_from(share).unwrap_or(usize::MAX),
+            metrics: metrics.clone(),
         }
     }
 
@@ -88,7 +102,9 @@ impl Places {
         });
         entry.open += 1;
         let handshakes = entry.handshakes.clone();
+        self.metrics.opened();
         Ok(Place {
+            metrics: self.metrics.clone(),
             taken: self.taken.clone(),
             source,
             handshakes,
@@ -98,6 +114,7 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.metrics.closed();
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.all = taken.all.saturating_sub(1);
         match taken.by_source.get_mut(&self.source) {
@@ -143,11 +160,14 @@ mod tests {
     use super::*;
 
     fn places(all: u32, per_source: u32) -> Places {
-        Places::new(&AcceptLimits {
-            max_connections: NonZeroU32::new(all).unwrap(),
-            max_connections_per_source: NonZeroU32::new(per_source).unwrap(),
-            ..AcceptLimits::default()
-        })
+        Places::new(
+            &AcceptLimits {
+                max_connections: NonZeroU32::new(all).unwrap(),
+                max_connections_per_source: NonZeroU32::new(per_source).unwrap(),
+                ..AcceptLimits::default()
+            },
+            &ConnectionMetrics::default(),
+        )
     }
 
     fn ip(text: &str) -> IpAddr {

@@ -17,6 +17,7 @@ fn config(path: &Path) -> SocketConfig {
         path: path.to_path_buf(),
         mode: 0o660,
         group: None,
+        handed: Handed::default(),
     }
 }
 
