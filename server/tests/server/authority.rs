@@ -32,7 +32,7 @@ async fn x509_states(client: &mut Client) -> GetX509AuthorityStateResponse {
 }
 
 /// Another X.509 authority signs from now on: the id of the one before it.
-async fn replace_x509(client: &mut Client) -> String {
+pub(crate) async fn replace_x509(client: &mut Client) -> String {
     let before = x509_states(client).await.active.unwrap().authority_id;
     let prepared = client.prepare_x509_authority(PrepareX509AuthorityRequest {});
     let prepared = prepared.await.unwrap().into_inner().prepared_authority.unwrap();
@@ -49,13 +49,13 @@ fn activate(authority_id: &str) -> ActivateX509AuthorityRequest {
     }
 }
 
-fn taint(authority_id: &str) -> TaintX509AuthorityRequest {
+pub(crate) fn taint(authority_id: &str) -> TaintX509AuthorityRequest {
     TaintX509AuthorityRequest {
         authority_id: authority_id.to_owned(),
     }
 }
 
-fn revoke(authority_id: &str) -> RevokeX509AuthorityRequest {
+pub(crate) fn revoke(authority_id: &str) -> RevokeX509AuthorityRequest {
     RevokeX509AuthorityRequest {
         authority_id: authority_id.to_owned(),
     }

@@ -15,6 +15,7 @@ use vouchsafe_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use vouchsafe_proto::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest, GetAuthorizedEntriesRequest,
 };
+use vouchsafe_proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use vouchsafe_proto::spire::api::server::svid::v1::BatchNewX509svidRequest;
 use vouchsafe_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use vouchsafe_proto::spire::api::types;
@@ -24,8 +25,9 @@ use vouchsafe_proto::vouchsafe::server::v1::server_admin_client::ServerAdminClie
 use vouchsafe_proto::vouchsafe::sync::v1::follow_request::Message as Ask;
 use vouchsafe_proto::vouchsafe::sync::v1::{FollowRequest, FullReason, Hello, ResumePoint, Resync};
 
+use crate::authority;
 use crate::support::*;
-use agent::{Follows, LONG, hello};
+use agent::{Follows, Held, LONG, hello};
 
 async fn update(server: &TestServer, entry: types::Entry) {
     let mut client = EntryClient::new(server.local().await);
@@ -296,6 +298,38 @@ async fn each_kind_of_change_is_told_to_those_whom_it_concerns() {
     others.until(|held| held.entries.is_empty()).await;
     stream.assert_quiet().await;
     others.assert_quiet().await;
+}
+
+#[tokio::test]
+async fn a_bundle_that_changes_is_told_and_a_taint_alone() {
+    let server = server().await;
+    let (agent, other) = (server.agent().await, server.agent().await);
+    let mut streams = [
+        Follows::open(&server, &agent).await,
+        Follows::open(&server, &other).await,
+    ];
+    let mut operator = LocalAuthorityClient::new(server.local().await);
+    let old = authority::replace_x509(&mut operator).await;
+    let authorities = |held: &Held| held.bundles[TRUST_DOMAIN].x509_authorities.clone();
+    for stream in &mut streams {
+        stream.until(|held| authorities(held).len() == 2).await;
+        assert_eq!(stream.held.taints, 0);
+    }
+    let asked = authority::taint(&old);
+    operator.taint_x509_authority(asked).await.unwrap();
+    for stream in &mut streams {
+        let changes = stream.changes;
+        stream.until(|held| held.taints == 1).await;
+        let tainted = authorities(&stream.held).iter().filter(|a| a.tainted).count();
+        assert_eq!((tainted, stream.changes - changes), (1, 1));
+    }
+    operator
+        .revoke_x509_authority(authority::revoke(&old))
+        .await
+        .unwrap();
+    for stream in &mut streams {
+        stream.until(|held| authorities(held).len() == 1).await;
+    }
 }
 
 #[tokio::test]

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use vouchsafe_proto::spire::api::types;
+use vouchsafe_proto::vouchsafe::sync::v1::authority_taint::Authority;
 use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_request::Message as Ask;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message;
 use vouchsafe_proto::vouchsafe::sync::v1::sync_client::SyncClient;
 use vouchsafe_proto::vouchsafe::sync::v1::{
-    Change, FollowRequest, FollowResponse, FullReason, Hello, Page, ResumePoint, Welcome,
+    AuthorityTaint, Change, FollowRequest, FollowResponse, FullReason, Hello, Page, ResumePoint, Welcome,
 };
 use vouchsafe_runtime::{ItemDigest, SetDigest};
 
@@ -28,6 +30,8 @@ pub(crate) struct Held {
     pub(crate) entries: BTreeMap<String, types::Entry>,
     pub(crate) bundles: BTreeMap<String, types::Bundle>,
     pub(crate) point: Option<ResumePoint>,
+    /// How often an authority was tainted, apart from what came with whole bundles.
+    pub(crate) taints: usize,
 }
 
 impl Held {
@@ -57,8 +61,24 @@ impl Held {
             Kind::BundleGone(name) => {
                 self.bundles.remove(&name);
             }
-            Kind::AuthorityTaint(taint) => panic!("nothing taints here: {taint:?}"),
+            Kind::AuthorityTaint(taint) => self.taint(taint),
         }
+    }
+
+    fn taint(&mut self, taint: AuthorityTaint) {
+        let bundle = self.bundles.get_mut(&taint.trust_domain).unwrap();
+        bundle.sequence_number = taint.sequence_number;
+        match taint.authority.unwrap() {
+            Authority::X509Sha256(hash) => {
+                let is = |a: &&mut types::X509Certificate| *digest(&SHA256, &a.asn1).as_ref() == *hash;
+                bundle.x509_authorities.iter_mut().find(is).unwrap().tainted = true;
+            }
+            Authority::JwtKeyId(id) => {
+                let is = |a: &&mut types::JwtKey| a.key_id == id;
+                bundle.jwt_authorities.iter_mut().find(is).unwrap().tainted = true;
+            }
+        }
+        self.taints += 1;
     }
 
     fn reach(&mut self, point: ResumePoint) {
