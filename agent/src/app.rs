@@ -36,7 +36,7 @@ use crate::metrics::{MeteredAuthority, Metrics};
 use crate::node::attest::SERVER_PATH;
 use crate::node::state::{StateDir, StateError};
 use crate::node::{Node, NodeError, OwnSvid};
-use crate::sealed::{Keeper, SealKeyError};
+use crate::sealed::{Keeper, Seal, SealKeyError};
 use crate::status::Status;
 use crate::sync::polling::Polling;
 use crate::upstream::Upstream;
@@ -160,7 +160,10 @@ impl AppError {
                 NodeError::Expelled(_) | NodeError::NotAdmitted(_) | NodeError::Expired(_) => {
                     ExitCode::NoPermission
                 }
-                NodeError::State(_) | NodeError::Key(_) | NodeError::KeyMissing(_) => ExitCode::Io,
+                NodeError::State(_)
+                | NodeError::Key(_)
+                | NodeError::KeyMissing(_)
+                | NodeError::KeyUnusable(_) => ExitCode::Io,
                 NodeError::Tls(_) | NodeError::Request(_) => ExitCode::Software,
             },
         }
@@ -234,7 +237,10 @@ impl App {
             address: config.server_address.clone(),
             bootstrap,
             prover,
-            keys: Arc::new(DiskKeys::open(&state.keys_folder())?),
+            keys: Arc::new(DiskKeys::open_sealed(
+                &state.keys_folder(),
+                seal.as_ref().map(Seal::keys),
+            )?),
             state,
             svid,
             bundles,

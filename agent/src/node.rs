@@ -80,6 +80,12 @@ pub enum NodeError {
     /// The stored key is gone.
     #[error("the key `{0}` of the stored SVID is missing: remove `agent-svid.json` and join anew")]
     KeyMissing(String),
+    /// The stored key is damaged, or the key that it was sealed with is another one.
+    #[error(
+        "the key of the stored SVID cannot be used: bring back the sealing key that belongs to it, or remove \
+         `agent-svid.json` and start the agent with a new join token"
+    )]
+    KeyUnusable(#[source] KeyError),
     /// The library refused to make a request.
     #[error("a certificate request could not be made: {0}")]
     Request(String),
@@ -207,8 +213,10 @@ impl Node {
             }
         }
         if let Some(own) = own.filter(|own| !own.lifetime.is_over(now)) {
-            let signer = self.keys.get(&own.stored.key_id).await?;
-            let signer = signer.ok_or_else(|| NodeError::KeyMissing(own.stored.key_id.clone()))?;
+            let signer = match self.keys.get(&own.stored.key_id).await {
+                Err(error @ KeyError::Damaged { .. }) => return Err(NodeError::KeyUnusable(error)),
+                signer => signer?.ok_or_else(|| NodeError::KeyMissing(own.stored.key_id.clone()))?,
+            };
             match (self.state.load_bundle(&self.trust_domain)?, &self.bootstrap) {
                 (Some(bundle), _) => self.bundles.set(bundle),
                 (None, Bootstrap::Bundle(bundle)) => self.bundles.set(bundle.clone()),

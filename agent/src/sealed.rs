@@ -4,7 +4,6 @@
 //! cached for one process, whose identity does not outlive the process. What is refused at the start is never used in
 //! part: the agent then starts as if nothing had been sealed.
 
-pub mod aead;
 mod disk;
 mod keeper;
 pub mod key;
@@ -21,12 +20,12 @@ use vouchsafe_identity::{Bundle, TrustDomain};
 use crate::cache::slots::X509Svid;
 use crate::entry::{Entry, EntryId};
 use crate::knowledge::Resume;
-use aead::SealKeys;
 use disk::Files;
 pub use disk::{LoadError, SealError};
 pub use keeper::Keeper;
 pub use key::{SealKeyError, SealKeySource};
 use snapshot::Snapshot;
+use vouchsafe_runtime::seal::SealKeys;
 
 /// What was sealed, as far as it may be used now.
 #[derive(Debug, Default)]
@@ -51,6 +50,7 @@ pub struct Seal(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    keys: Arc<SealKeys>,
     files: Mutex<Sealing>,
     key_file: Option<PathBuf>,
 }
@@ -77,15 +77,22 @@ impl Seal {
             return Ok(None);
         };
         let keys = SealKeys::derive(&secret).map_err(|_short| SealKeyError::NoRandomness)?;
-        let files = Files::open(data_dir, keys).map_err(|source| SealKeyError::Io {
+        let keys = Arc::new(keys);
+        let files = Files::open(data_dir, Arc::clone(&keys)).map_err(|source| SealKeyError::Io {
             action: "make the folder of what is sealed by",
             path: data_dir.display().to_string(),
             source,
         })?;
         Ok(Some(Self(Arc::new(Inner {
+            keys,
             files: Mutex::new(Sealing::On(files)),
             key_file: source.file(data_dir),
         }))))
+    }
+
+    /// The keys, to seal the key of the agent's own SVID too.
+    pub fn keys(&self) -> Arc<SealKeys> {
+        Arc::clone(&self.0.keys)
     }
 
     /// What was sealed for this agent and may be used now. What is refused is warned of, and counts as nothing.

@@ -133,7 +133,7 @@ mod tests {
         status.restored(Some(at(-60)));
         status.unheard("away");
         let since = clock.now();
-        clock.sleep(std::time::Duration::from_secs(5)).await;
+        clock.jump(time::Duration::seconds(5));
         status.unheard("still away");
         let sync = status.sync();
         assert_eq!(sync.unreachable_since, Some(since));

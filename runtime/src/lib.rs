@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod notify;
 pub mod readiness;
 pub mod run;
+pub mod seal;
 pub mod set_digest;
 pub mod signals;
 pub mod tasks;

@@ -6,13 +6,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use prost::Message;
 use zeroize::Zeroizing;
 
-use super::aead::SealKeys;
 use super::log::{self, BadSeal, HEADER_BYTES, Head, LogId, MAX_HEAD_BYTES, MAX_LOG_BYTES};
 use super::record::{Batch, Change, Contents, Reader};
+use vouchsafe_runtime::seal::SealKeys;
 
 const FOLDER: &str = "sealed";
 const HEAD_FILE: &str = "head";
@@ -84,7 +85,7 @@ pub(super) struct Loaded {
 #[derive(Debug)]
 pub(super) struct Files {
     folder: PathBuf,
-    keys: SealKeys,
+    keys: Arc<SealKeys>,
     /// The log that this process writes. What an earlier one wrote is only read.
     open: Option<OpenLog>,
 }
@@ -105,7 +106,7 @@ impl Files {
     ///
     /// # Errors
     /// The system's answer.
-    pub(super) fn open(data_dir: &Path, keys: SealKeys) -> io::Result<Self> {
+    pub(super) fn open(data_dir: &Path, keys: Arc<SealKeys>) -> io::Result<Self> {
         let folder = data_dir.join(FOLDER);
         match fs::DirBuilder::new().mode(0o700).create(&folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),

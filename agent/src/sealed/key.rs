@@ -12,8 +12,8 @@ use serde::Deserialize;
 use vouchsafe_identity::secret::Secret;
 use zeroize::Zeroizing;
 
-use super::aead::MIN_SECRET_BYTES;
 use super::disk;
+use vouchsafe_runtime::seal::MIN_SECRET_BYTES;
 
 /// The file in data_dir.
 const KEY_FILE: &str = "seal.key";

@@ -5,7 +5,7 @@
 //! what [`SealKeys::seal`] gives. Each frame is bound to version, agent, log and its own number, so frames cannot be
 //! taken from elsewhere, left out, repeated or put in another order. What is cut off the end is missed by the head.
 
-use super::aead::{NotOpened, OVERHEAD_BYTES, Purpose, SealKeys};
+use vouchsafe_runtime::seal::{NotOpened, OVERHEAD_BYTES, Purpose, SealKeys};
 
 /// Begins each file.
 pub const MAGIC: [u8; 8] = *b"VCHSEAL\n";

@@ -1,10 +1,10 @@
 //! What holds for any bytes that are read as a sealed state: nothing is opened that was not sealed, and what a frame
 //! says can be sealed and read again.
 
-use vouchsafe_agent::sealed::aead::SealKeys;
 use vouchsafe_agent::sealed::log::{self, Head, LOG_ID_BYTES};
 use vouchsafe_agent::sealed::record::{Batch, Change, Contents, Reader};
 use vouchsafe_identity::secret::Secret;
+use vouchsafe_runtime::seal::SealKeys;
 
 const AGENT: &str = "spiffe://example.org/spire/agent/join_token/one";
 const ID: [u8; LOG_ID_BYTES] = [7; LOG_ID_BYTES];

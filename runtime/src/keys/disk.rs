@@ -1,7 +1,8 @@
 //! Keys on disk: one PKCS#8 file a key in a folder of our own, readable by us alone from its creation.
 //!
 //! A new key is written beside its place, synced and renamed, so that a crash leaves the old key or the new one.
-//! What others can read, links, and files of other users are refused, never mended in silence.
+//! What others can read, links, and files of other users are refused, never mended in silence. Where sealing keys are
+//! given, the keys are sealed in their files; a plain one of before is used until its place gets a new key.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -15,6 +16,7 @@ use vouchsafe_identity::{KeyAlgorithm, LocalKey, Signer};
 use zeroize::Zeroizing;
 
 use super::{KeyError, KeyManager, check_id, is_key_id};
+use crate::seal::{Purpose, SealKeys};
 
 /// Longest key file in bytes; a P-256 key takes about 140, an RSA key of 4,096 bits about 2,400.
 const MAX_KEY_FILE_BYTES: u64 = 16 * 1024;
@@ -23,6 +25,8 @@ const FOLDER_MODE: u32 = 0o700;
 /// All that a group or others may do.
 const OTHERS: u32 = 0o077;
 const SUFFIX: &str = ".key";
+/// Of a key that is sealed in its file.
+const SEALED: &str = ".sealed";
 const UNFINISHED: &str = ".tmp";
 
 /// Keeps keys in a folder. Cheap to clone.
@@ -34,6 +38,7 @@ pub struct DiskKeys {
 #[derive(Debug)]
 struct Folder {
     path: PathBuf,
+    seal: Option<Arc<SealKeys>>,
     writing: Mutex<()>,
 }
 
@@ -45,8 +50,17 @@ impl DiskKeys {
     /// # Errors
     /// [`KeyError`] when the folder is not ours alone, or cannot be made or read.
     pub fn open(folder: &Path) -> Result<Self, KeyError> {
+        Self::open_sealed(folder, None)
+    }
+
+    /// The same, where `seal` seals each key in its file.
+    ///
+    /// # Errors
+    /// As [`DiskKeys::open`].
+    pub fn open_sealed(folder: &Path, seal: Option<Arc<SealKeys>>) -> Result<Self, KeyError> {
         let folder = Folder {
             path: folder.to_owned(),
+            seal,
             writing: Mutex::new(()),
         };
         folder.prepare()?;
@@ -141,48 +155,72 @@ impl Folder {
         let mut ids: Vec<String> = self
             .names()?
             .iter()
-            .filter_map(|name| name.strip_suffix(SUFFIX))
+            .filter_map(|name| name.strip_suffix(SUFFIX).or_else(|| name.strip_suffix(SEALED)))
             .filter(|id| is_key_id(id))
             .map(str::to_owned)
             .collect();
         ids.sort_unstable();
+        ids.dedup();
         Ok(ids)
     }
 
     fn write(&self, key_id: &str, pkcs8: &[u8]) -> Result<(), KeyError> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (unfinished, place) = (self.file(key_id, UNFINISHED), self.file(key_id, SUFFIX));
+        let (unfinished, plain) = (self.file(key_id, UNFINISHED), self.file(key_id, SUFFIX));
+        let sealed = self
+            .seal
+            .as_ref()
+            .map(|seal| seal.seal(Purpose::OwnKey, key_id.as_bytes(), pkcs8));
+        let sealed = sealed.transpose().map_err(|e| KeyError::Crypto(e.to_string()))?;
+        let (place, other, bytes) = match &sealed {
+            Some(sealed) => (self.file(key_id, SEALED), plain, sealed.as_slice()),
+            None => (plain, self.file(key_id, SEALED), pkcs8),
+        };
         forget(&unfinished)?;
-        let written = write_new(&unfinished, pkcs8).and_then(|()| fs::rename(&unfinished, &place));
+        let written = write_new(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, &place));
         if let Err(e) = written {
             let _the_first_error_counts = forget(&unfinished);
             return Err(failed("write", &place, e));
         }
-        self.sync()
+        self.sync()?;
+        forget(&other)
     }
 
     fn read(&self, key_id: &str) -> Result<Option<Arc<dyn Signer>>, KeyError> {
-        let path = self.file(key_id, SUFFIX);
+        let path = self.file(key_id, SEALED);
+        let Some(mut sealed) = Self::read_file(&path)? else {
+            let path = self.file(key_id, SUFFIX);
+            return Self::read_file(&path)?.map_or(Ok(None), |pkcs8| signer(key_id, &path, &pkcs8).map(Some));
+        };
+        let seal = self.seal.as_ref();
+        let seal =
+            seal.ok_or_else(|| damaged(&path, "it is sealed, and no sealing key is configured".to_owned()))?;
+        let pkcs8 = seal
+            .open(Purpose::OwnKey, key_id.as_bytes(), &mut sealed)
+            .map_err(|e| damaged(&path, e.to_string()))?;
+        signer(key_id, &path, pkcs8).map(Some)
+    }
+
+    fn read_file(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
-            .open(&path);
+            .open(path);
         let file = match opened {
             Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => {
-                return Err(foreign(&path, "a symbolic link"));
+                return Err(foreign(path, "a symbolic link"));
             }
-            Err(e) => return Err(failed("open", &path, e)),
+            Err(e) => return Err(failed("open", path, e)),
         };
-        let pkcs8 = read_checked(file, &path)?;
-        let key = LocalKey::from_pkcs8(key_id, &pkcs8).map_err(|e| damaged(&path, e.to_string()))?;
-        Ok(Some(Arc::new(key)))
+        read_checked(file, path).map(Some)
     }
 
     fn remove(&self, key_id: &str) -> Result<(), KeyError> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         forget(&self.file(key_id, SUFFIX))?;
+        forget(&self.file(key_id, SEALED))?;
         self.sync()
     }
 
@@ -190,6 +228,11 @@ impl Folder {
     fn sync(&self) -> Result<(), KeyError> {
         sync_folder(&self.path)
     }
+}
+
+fn signer(key_id: &str, path: &Path, pkcs8: &[u8]) -> Result<Arc<dyn Signer>, KeyError> {
+    let key = LocalKey::from_pkcs8(key_id, pkcs8).map_err(|e| damaged(path, e.to_string()))?;
+    Ok(Arc::new(key))
 }
 
 /// Writes a file that must not exist yet, with its mode from the start, down to the disk.

@@ -320,7 +320,7 @@ impl svid::svid_server::Svid for Service {
         request: Request<svid::NewJwtsvidRequest>,
     ) -> Result<Response<svid::NewJwtsvidResponse>, Status> {
         let delay = self.agent(&request)?.behaviour.jwt_delay;
-        tokio::time::sleep(delay).await;
+        let _waited = tokio::time::timeout(delay, std::future::pending::<()>()).await;
         let (id, life) = {
             let mut state = self.agent(&request)?;
             state.counts.jwt += 1;

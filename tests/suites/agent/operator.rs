@@ -93,7 +93,7 @@ async fn health_names_each_part_and_how_execs_are_noticed() {
     let node = Node::start().await.unwrap();
     let health = node.health().await.unwrap();
     let names: Vec<_> = health.parts.iter().map(|part| part.name.as_str()).collect();
-    assert_eq!(names, ["identity", "sync", "exec_watch", "presence"]);
+    assert_eq!(names, ["identity", "sync", "seal", "exec_watch", "presence"]);
     assert_eq!(
         health.spiffe_id,
         "spiffe://example.org/spire/agent/join_token/open-sesame"

@@ -11,7 +11,11 @@ use crate::testing::{at, entry, svid};
 const AGENT: &str = "spiffe://example.org/spire/agent/join_token/one";
 
 fn files(dir: &Path) -> Files {
-    Files::open(dir, SealKeys::derive(&Secret::new(vec![1; 32])).unwrap()).unwrap()
+    Files::open(
+        dir,
+        Arc::new(SealKeys::derive(&Secret::new(vec![1; 32])).unwrap()),
+    )
+    .unwrap()
 }
 
 fn put(id: &str) -> Vec<Change> {

@@ -48,6 +48,59 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o7777
 }
 
+fn seal(fill: u8) -> Arc<SealKeys> {
+    let secret = vouchsafe_identity::secret::Secret::new(vec![fill; 32]);
+    Arc::new(SealKeys::derive(&secret).unwrap())
+}
+
+#[tokio::test]
+async fn keeps_the_contract_when_sealed() {
+    let root = tempfile::tempdir().unwrap();
+    let count = std::sync::atomic::AtomicU32::new(0);
+    contract::keeps(|| async {
+        let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        DiskKeys::open_sealed(&root.path().join(n.to_string()), Some(seal(1))).unwrap()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_sealed_key_is_read_with_its_seal_alone_and_under_its_own_name() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("keys");
+    let sealed = DiskKeys::open_sealed(&folder, Some(seal(1))).unwrap();
+    let made = sealed.generate(ID, KeyAlgorithm::EcP256).await.unwrap();
+    let file = folder.join("x509-a.sealed");
+    assert_eq!(mode(&file), 0o600);
+    assert!(LocalKey::from_pkcs8(ID, &fs::read(&file).unwrap()).is_err());
+    let read = sealed.get(ID).await.unwrap().unwrap();
+    assert_eq!(read.public_key_spki(), made.public_key_spki());
+    for other in [
+        DiskKeys::open(&folder),
+        DiskKeys::open_sealed(&folder, Some(seal(2))),
+    ] {
+        let refused = other.unwrap().get(ID).await.err().unwrap();
+        assert!(matches!(refused, KeyError::Damaged { .. }), "{refused}");
+    }
+    fs::rename(&file, folder.join("x509-b.sealed")).unwrap();
+    assert!(matches!(
+        sealed.get("x509-b").await,
+        Err(KeyError::Damaged { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_plain_key_is_used_until_its_place_gets_a_sealed_one() {
+    let kept = Kept::with_key().await;
+    let plain = kept.keys.get(ID).await.unwrap().unwrap();
+    let sealed = DiskKeys::open_sealed(&kept.folder(), Some(seal(1))).unwrap();
+    let read = sealed.get(ID).await.unwrap().unwrap();
+    assert_eq!(read.public_key_spki(), plain.public_key_spki());
+    sealed.generate(ID, KeyAlgorithm::EcP256).await.unwrap();
+    assert!(!kept.file().exists(), "the plain key is gone");
+    assert_eq!(sealed.list().await.unwrap(), [ID]);
+}
+
 #[tokio::test]
 async fn keeps_the_contract() {
     let root = tempfile::tempdir().unwrap();

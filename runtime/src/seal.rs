@@ -14,7 +14,7 @@ const KEY_BYTES: usize = 32;
 /// Least length of what keys are derived from, in bytes.
 pub const MIN_SECRET_BYTES: usize = 32;
 /// Domain of every derivation.
-const SALT: &[u8] = b"vouchsafe-agent sealed state";
+const SALT: &[u8] = b"vouchsafe-agent sealed state v1";
 /// What sealing adds to a text, in bytes: the nonce before it, the tag after it.
 pub const OVERHEAD_BYTES: usize = NONCE_LEN + 16;
 
