@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use vouchsafe_tests::upstream::TOKEN;
 
-use super::tally::{path_selector, prepared, programs, python, rounds, run, script, victim};
+use super::tally::{
+    Attacker, follow, path_selector, prepared, programs, python, rounds, run, script, victim,
+};
 
 /// While it is measured, the trusted program takes its place under the same path again and again. Without the hash of the
 /// very file that is executed (`/proc/PID/exe`) the evil program has the hash of the file that stands there now.
@@ -23,10 +25,15 @@ async fn a_program_replaced_under_its_path_while_it_is_measured() {
     let (place, aside) = (node.path("place"), node.path("aside"));
     std::fs::hard_link(&evil, &place).unwrap();
 
+    let mut command = Command::new(&place);
+    command.env("PYTHONHOME", python().1);
+    command.args(script(&node, "own", rounds(), &[]));
+    // By the time that this returns it is executed, from the place that others take from now on.
+    let attacker = Attacker::start(&mut command);
+
     let (over, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let replacing = {
         let (over, turns, place) = (Arc::clone(&over), Arc::clone(&turns), place.clone());
-        let evil = evil.clone();
         tokio::task::spawn_blocking(move || {
             while !over.load(Ordering::Relaxed) {
                 for program in [&trusted, &evil] {
@@ -39,10 +46,7 @@ async fn a_program_replaced_under_its_path_while_it_is_measured() {
             }
         })
     };
-    let mut command = Command::new(&evil);
-    command.env("PYTHONHOME", python().1).arg0(&place);
-    command.args(script(&node, "own", rounds(), &[]));
-    let tally = run("replaced_program", &mut command).await;
+    let tally = follow("replaced_program", attacker).await;
     over.store(true, Ordering::Relaxed);
     replacing.await.unwrap();
     assert!(turns.load(Ordering::Relaxed) > 0);

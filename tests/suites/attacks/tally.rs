@@ -143,7 +143,11 @@ pub(crate) async fn attack(node: &Node, name: &'static str, more: &[&str]) -> Ta
 
 /// Runs an attack and counts its rounds. In a test of one thread, the agent stands still while the script says `hold`.
 pub(crate) async fn run(name: &'static str, command: &mut Command) -> Tally {
-    let mut attacker = Attacker::start(command);
+    follow(name, Attacker::start(command)).await
+}
+
+/// Counts the rounds of an attack that runs already.
+pub(crate) async fn follow(name: &'static str, mut attacker: Attacker) -> Tally {
     let mut tally = Tally::new(name);
     while let Some(line) = attacker.line().await {
         match line.as_str() {
