@@ -39,6 +39,7 @@ use crate::node::{Node, NodeError, OwnSvid};
 use crate::sealed::{Keeper, Seal, SealKeyError};
 use crate::status::Status;
 use crate::sync::polling::Polling;
+use crate::sync::source::Source;
 use crate::upstream::Upstream;
 use crate::workload::Parts;
 use crate::workload::hold::Holding;
@@ -363,11 +364,6 @@ impl App {
                 text
             })
         });
-        let source = Polling::new(
-            self.upstream.clone(),
-            self.config.sync_interval.get(),
-            self.host.clock.clone(),
-        );
         endless(
             &group,
             "distrust",
@@ -379,6 +375,9 @@ impl App {
                 self.host.clock.clone(),
             ),
         );
+        let interval = self.config.sync_interval.get();
+        let polling = Polling::new(self.upstream.clone(), interval, self.host.clock.clone());
+        let source = Source::new(self.upstream, polling);
         let (mut own, parts, clock) = (self.own, self.parts.clone(), self.host.clock.clone());
         endless(&group, "sync", async move {
             let valid = |own: &Option<Arc<OwnSvid>>| {

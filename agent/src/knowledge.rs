@@ -82,6 +82,16 @@ pub struct Changes {
     pub resume: Option<Resume>,
 }
 
+impl News {
+    /// Whether the server pushed this and what it holds for the agent agrees.
+    pub fn is_agreed(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.resume.is_some(),
+            Self::Changes(changes) => changes.resume.is_some(),
+        }
+    }
+}
+
 impl Knowledge {
     /// The bundle of the agent's own trust domain.
     pub fn own_bundle(&self) -> Option<&Arc<Bundle>> {

@@ -52,6 +52,30 @@ impl Backoff {
     }
 }
 
+/// Delays between tries of many who failed at the same moment: anything up to a bound, which is half as high again each
+/// time.
+#[derive(Debug, Clone, Copy)]
+pub struct FullJitter(Backoff);
+
+impl FullJitter {
+    /// Begins with waits of up to `first`, and never waits longer than `limit`.
+    pub fn new(first: Duration, limit: Duration) -> Self {
+        Self(Backoff::new(first, limit))
+    }
+
+    /// How long to wait after another failure; not less than the server told.
+    pub fn wait_at_least(&mut self, told: Option<Duration>) -> Duration {
+        let bound = self.0.next;
+        self.0.next = bound.mul_f64(1.5).min(self.0.limit);
+        told.unwrap_or_default() + bound.mul_f64(jitter().abs())
+    }
+
+    /// Begins anew after a success.
+    pub fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 /// A span, give or take a fifth.
 fn spread(span: Duration, jitter: f64) -> Duration {
     span.mul_f64(1.0 + 0.2 * jitter.clamp(-1.0, 1.0))
@@ -87,5 +111,33 @@ mod tests {
         assert!(waits.iter().all(|wait| *wait >= told && *wait <= told * 2));
         let late = waits.iter().filter(|wait| **wait > told.mul_f64(1.5)).count();
         assert!((50..150).contains(&late), "{late} of 200 in the second half");
+    }
+
+    /// 5,000 agents lose their server at the same moment: how many of them come within the worst second.
+    #[test]
+    fn many_who_fail_at_once_come_back_spread() {
+        let (first, limit) = (Duration::from_secs(5), Duration::from_secs(15));
+        let mut agents: Vec<FullJitter> = (0..5000).map(|_| FullJitter::new(first, limit)).collect();
+        let mut at = vec![Duration::ZERO; agents.len()];
+        let mut worst = Vec::new();
+        for _round in 0..6 {
+            for (agent, at) in agents.iter_mut().zip(&mut at) {
+                *at += agent.wait_at_least(None);
+            }
+            let mut seconds = std::collections::HashMap::<u64, usize>::new();
+            for at in &at {
+                *seconds.entry(at.as_secs()).or_default() += 1;
+            }
+            worst.push(seconds.values().copied().max().unwrap());
+        }
+        assert!(
+            worst[0] < 1200,
+            "a fifth of them in each of the five seconds: {worst:?}"
+        );
+        assert!(worst[5] < 500, "{worst:?}");
+        let told = agents[0].wait_at_least(Some(Duration::from_secs(60)));
+        assert!(told >= Duration::from_secs(60) && told <= Duration::from_secs(75));
+        agents[0].reset();
+        assert!(agents[0].wait_at_least(None) <= first);
     }
 }

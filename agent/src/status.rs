@@ -19,6 +19,8 @@ pub struct SyncState {
     pub problem: Option<String>,
     /// Whether what is known was sealed before the agent's last start, and the server has not been heard since.
     pub restored: bool,
+    /// How changes are heard of; `None` before the server was heard.
+    pub mode: Option<SyncMode>,
 }
 
 /// How well the state is sealed.
@@ -30,6 +32,15 @@ pub struct SealState {
     pub sealed_at: Option<OffsetDateTime>,
     /// Why the latest try failed.
     pub problem: Option<String>,
+}
+
+/// How the agent hears of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncMode {
+    /// The server tells of each at once.
+    Push,
+    /// The agent asks every few seconds.
+    Poll,
 }
 
 /// Shared by the parts.
@@ -57,10 +68,11 @@ impl Status {
     }
 
     /// The server was heard.
-    pub fn heard(&self, now: OffsetDateTime) {
+    pub fn heard(&self, mode: SyncMode, now: OffsetDateTime) {
         self.sync.send_replace(SyncState {
             last_heard: Some(now),
             reachable: true,
+            mode: Some(mode),
             ..SyncState::default()
         });
     }
@@ -140,7 +152,7 @@ mod tests {
         assert_eq!(sync.last_heard, Some(at(-60)));
         assert_eq!(sync.problem.as_deref(), Some("still away"));
         assert!(sync.restored && !sync.reachable);
-        status.heard(clock.now());
+        status.heard(SyncMode::Poll, clock.now());
         let sync = status.sync();
         assert!(sync.reachable && !sync.restored && sync.unreachable_since.is_none());
     }

@@ -3,6 +3,8 @@
 
 pub mod polling;
 pub mod protocol;
+pub mod push;
+pub mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +12,14 @@ use std::time::Duration;
 use vouchsafe_runtime::{Clock, ReadyGuard};
 
 use crate::knowledge::KnowledgeBase;
-use crate::random::Backoff;
-use crate::status::Status;
+use crate::random::FullJitter;
+use crate::status::{Status, SyncMode};
 use crate::upstream::{EntrySource, UpstreamError};
 
-/// Wait after the first failure.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// The longest wait, give or take a fifth: a server that comes back is heard within it.
+/// The longest wait after a first failure. All agents lose a server that ends at the same moment: they come back spread
+/// over this time, so that 5,000 of them are no more than a thousand in a second.
+pub const FIRST_RETRY: Duration = Duration::from_secs(5);
+/// The longest wait of all: a server that comes back is heard within it.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(15);
 
 /// Takes in what the source brings, for as long as the process runs.
@@ -27,20 +30,21 @@ pub async fn follow(
     clock: Clock,
     mut ready: Option<ReadyGuard>,
 ) {
-    let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+    let mut backoff = FullJitter::new(FIRST_RETRY, LONGEST_RETRY);
     loop {
         match source.next(&knowledge.get()).await {
             Ok(news) => {
-                backoff.reset();
+                // What does not agree with the server may be followed by an error, again and again.
+                if news.is_agreed() || source.mode() == SyncMode::Poll {
+                    backoff.reset();
+                }
                 if knowledge.learn(news) {
                     let known = knowledge.get();
-                    tracing::info!(
-                        entries = known.entries.len(),
-                        bundles = known.bundles.len(),
-                        "entries and bundles changed"
-                    );
+                    let (entries, bundles) = (known.entries.len(), known.bundles.len());
+                    let revision = known.resume.as_ref().map(|resume| resume.revision);
+                    tracing::info!(entries, bundles, revision, "entries and bundles changed");
                 }
-                status.heard(clock.now());
+                status.heard(source.mode(), clock.now());
                 if let Some(ready) = ready.take() {
                     ready.ready();
                 }

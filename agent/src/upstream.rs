@@ -10,6 +10,7 @@ use vouchsafe_identity::secret::Secret;
 use crate::cache::rotation::Lifetime;
 use crate::entry::EntryId;
 use crate::knowledge::{Knowledge, News};
+use crate::status::SyncMode;
 pub use client::Upstream;
 pub use refusal::{Refusal, UpstreamError};
 
@@ -53,9 +54,13 @@ pub trait Authority: Send + Sync {
 /// Where entries and bundles come from.
 #[async_trait]
 pub trait EntrySource: Send {
-    /// Waits until it is time, and gives what the server says. The first call does not wait.
+    /// Waits until there is something, and gives what the server says. The first call does not wait for changes. What
+    /// it gives has been learned when it is called again.
     ///
     /// # Errors
     /// [`UpstreamError`]; the caller waits and calls again.
     async fn next(&mut self, known: &Knowledge) -> Result<News, UpstreamError>;
+
+    /// By which way the source hears of changes.
+    fn mode(&self) -> SyncMode;
 }

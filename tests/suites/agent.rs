@@ -17,6 +17,8 @@ mod life;
 mod offline;
 #[path = "agent/operator.rs"]
 mod operator;
+#[path = "agent/push.rs"]
+mod push;
 #[path = "agent/taint.rs"]
 mod taint;
 #[path = "agent/together.rs"]

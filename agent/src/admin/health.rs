@@ -13,7 +13,7 @@ use crate::caller::{ExecWatch, Gate};
 use crate::knowledge::Knowledge;
 use crate::node::OwnSvid;
 use crate::render;
-use crate::status::Status;
+use crate::status::{Status, SyncMode};
 use crate::workload::Parts;
 
 /// What an operator who wants it so should know.
@@ -68,6 +68,8 @@ impl Pulse {
             unreachable_since: sync.unreachable_since.map(render::moment),
             earliest_expiry: ends.map(|(earliest, _)| render::moment(earliest)),
             sealed_at: self.status.seal().sealed_at.map(render::moment),
+            sync_mode: sync_mode(sync.mode).into(),
+            sync_revision: known.resume.as_ref().map_or(0, |resume| resume.revision),
         }
     }
 
@@ -125,6 +127,14 @@ impl Pulse {
             ),
         };
         part("presence", HealthStatus::Serving, detail)
+    }
+}
+
+fn sync_mode(mode: Option<SyncMode>) -> api::SyncMode {
+    match mode {
+        None => api::SyncMode::Unspecified,
+        Some(SyncMode::Push) => api::SyncMode::Push,
+        Some(SyncMode::Poll) => api::SyncMode::Poll,
     }
 }
 

@@ -17,6 +17,7 @@ use vouchsafe_runtime::Clock;
 use super::protocol::{Exchange, Step};
 use crate::entry::Entry;
 use crate::knowledge::{Knowledge, News, Whole};
+use crate::status::SyncMode;
 use crate::upstream::convert;
 use crate::upstream::{EntrySource, Upstream, UpstreamError};
 
@@ -26,6 +27,7 @@ pub struct Polling {
     upstream: Upstream,
     interval: Duration,
     clock: Clock,
+    /// The answer of the last time is used up: the next is due after the interval.
     asked: bool,
 }
 
@@ -38,6 +40,24 @@ impl Polling {
             clock,
             asked: false,
         }
+    }
+
+    /// Waits until it is time to ask; not before the first time and after a failure.
+    pub async fn pause(&self) {
+        if self.asked {
+            self.clock.sleep(self.interval).await;
+        }
+    }
+
+    /// Asks for everything.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn ask(&mut self, known: &Knowledge) -> Result<News, UpstreamError> {
+        self.asked = false;
+        let whole = self.whole(known).await?;
+        self.asked = true;
+        Ok(News::Whole(whole))
     }
 
     async fn entries(&self, known: &Knowledge) -> Result<Vec<Arc<Entry>>, UpstreamError> {
@@ -86,39 +106,8 @@ impl Polling {
             Err(error) => Err(error),
         }
     }
-}
 
-/// One exchange of entries, from the first request to the whole set.
-async fn exchange(
-    channel: Channel,
-    known: &Knowledge,
-) -> Result<Result<Vec<Arc<Entry>>, super::protocol::ProtocolError>, tonic::Status> {
-    let (mut exchange, first) = Exchange::begin(known.entries.iter().cloned());
-    let (requests, sent) = mpsc::channel(1);
-    let gone = || tonic::Status::unavailable("the server ended the exchange of entries early");
-    requests.send(first).await.map_err(|_| gone())?;
-    let mut answers = Upstream::entries(channel)
-        .sync_authorized_entries(ReceiverStream::new(sent))
-        .await?
-        .into_inner();
-    loop {
-        let answer = answers.message().await?.ok_or_else(gone)?;
-        match exchange.answer(answer) {
-            Ok(Step::Wait) => {}
-            Ok(Step::Send(request)) => requests.send(request).await.map_err(|_| gone())?,
-            Ok(Step::Done(entries)) => return Ok(Ok(entries)),
-            Err(error) => return Ok(Err(error)),
-        }
-    }
-}
-
-#[async_trait]
-impl EntrySource for Polling {
-    async fn next(&mut self, known: &Knowledge) -> Result<News, UpstreamError> {
-        if self.asked {
-            self.clock.sleep(self.interval).await;
-        }
-        self.asked = false;
+    async fn whole(&self, known: &Knowledge) -> Result<Whole, UpstreamError> {
         let entries = self.entries(known).await?;
         let own = self.bundle().await?;
         if own.trust_domain != known.trust_domain {
@@ -153,11 +142,46 @@ impl EntrySource for Polling {
                 }
             }
         }
-        self.asked = true;
-        Ok(News::Whole(Whole {
+        Ok(Whole {
             entries,
             bundles,
             resume: None,
-        }))
+        })
+    }
+}
+
+/// One exchange of entries, from the first request to the whole set.
+async fn exchange(
+    channel: Channel,
+    known: &Knowledge,
+) -> Result<Result<Vec<Arc<Entry>>, super::protocol::ProtocolError>, tonic::Status> {
+    let (mut exchange, first) = Exchange::begin(known.entries.iter().cloned());
+    let (requests, sent) = mpsc::channel(1);
+    let gone = || tonic::Status::unavailable("the server ended the exchange of entries early");
+    requests.send(first).await.map_err(|_| gone())?;
+    let mut answers = Upstream::entries(channel)
+        .sync_authorized_entries(ReceiverStream::new(sent))
+        .await?
+        .into_inner();
+    loop {
+        let answer = answers.message().await?.ok_or_else(gone)?;
+        match exchange.answer(answer) {
+            Ok(Step::Wait) => {}
+            Ok(Step::Send(request)) => requests.send(request).await.map_err(|_| gone())?,
+            Ok(Step::Done(entries)) => return Ok(Ok(entries)),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+}
+
+#[async_trait]
+impl EntrySource for Polling {
+    async fn next(&mut self, known: &Knowledge) -> Result<News, UpstreamError> {
+        self.pause().await;
+        self.ask(known).await
+    }
+
+    fn mode(&self) -> SyncMode {
+        SyncMode::Poll
     }
 }

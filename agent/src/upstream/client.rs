@@ -10,8 +10,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use vouchsafe_identity::secret::Secret;
 use vouchsafe_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use vouchsafe_proto::spire::api::server::agent::v1::{
@@ -23,6 +24,8 @@ use vouchsafe_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use vouchsafe_proto::spire::api::server::svid::v1::{
     BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams,
 };
+use vouchsafe_proto::vouchsafe::sync::v1::sync_client::SyncClient;
+use vouchsafe_proto::vouchsafe::sync::v1::{FollowRequest, FollowResponse};
 
 use super::convert::moment;
 use super::{Authority, IssuedJwt, Refusal, UpstreamError, X509Request};
@@ -43,7 +46,20 @@ pub struct Upstream(Arc<Inner>);
 struct Inner {
     open: Box<dyn Fn() -> Channel + Send + Sync>,
     link: ArcSwap<Channel>,
+    /// Tells that there is a new link.
+    opened: watch::Sender<()>,
     refusal: watch::Sender<Option<Refusal>>,
+}
+
+/// A connection to the server that shows the SVID of its time. It is made when it is first used, and again when it is
+/// lost. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Link(Arc<Channel>);
+
+impl Link {
+    pub(crate) fn channel(&self) -> Channel {
+        Channel::clone(&self.0)
+    }
 }
 
 impl Upstream {
@@ -53,6 +69,7 @@ impl Upstream {
         Self(Arc::new(Inner {
             open: Box::new(open),
             link,
+            opened: watch::Sender::new(()),
             refusal: watch::Sender::new(None),
         }))
     }
@@ -60,6 +77,48 @@ impl Upstream {
     /// Calls go over a new connection from now on.
     pub fn reconnect(&self) {
         self.0.link.store(Arc::new((self.0.open)()));
+        self.0.opened.send_replace(());
+    }
+
+    /// The connection over which calls go at present.
+    pub fn link(&self) -> Link {
+        Link(self.0.link.load_full())
+    }
+
+    /// Whether calls go over a newer connection.
+    pub fn is_replaced(&self, link: &Link) -> bool {
+        !Arc::ptr_eq(&link.0, &self.0.link.load())
+    }
+
+    /// Waits until calls go over a newer connection.
+    pub async fn replaced(&self, link: &Link) {
+        let mut opened = self.0.opened.subscribe();
+        while !self.is_replaced(link) {
+            if opened.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Takes in how a stream over that connection ended. A refusal of a connection that still shows a replaced SVID is
+    /// none of this agent.
+    pub(crate) fn judge(&self, link: &Link, status: Status) -> UpstreamError {
+        let error = UpstreamError::from(status);
+        if let UpstreamError::Refused(refusal) = &error
+            && !self.is_replaced(link)
+        {
+            self.0.refusal.send_replace(Some(refusal.clone()));
+        }
+        error
+    }
+
+    /// Opens a stream of changes.
+    pub(crate) async fn follow(
+        channel: Channel,
+        requests: ReceiverStream<FollowRequest>,
+    ) -> Result<Streaming<FollowResponse>, Status> {
+        let mut client = SyncClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok(client.follow(requests).await?.into_inner())
     }
 
     /// Waits until the server has refused this agent, on whichever call.

@@ -25,6 +25,14 @@ pub enum BadEntry {
     /// Its SPIFFE ID, or that of a trust domain, is not one.
     #[error(transparent)]
     SpiffeId(#[from] SpiffeIdError),
+    /// It gives an identity of another trust domain.
+    #[error("it gives `{id}`, which is not of trust domain `{trust_domain}`")]
+    Foreign {
+        /// The identity.
+        id: SpiffeId,
+        /// The own trust domain.
+        trust_domain: TrustDomain,
+    },
     /// One of its selectors is not one.
     #[error(transparent)]
     Selector(#[from] vouchsafe_identity::SelectorError),
@@ -76,6 +84,21 @@ pub fn entry(entry: types::Entry) -> Result<Entry, BadEntry> {
         prefetch: !attributes.disable_x509_svid_prefetch,
         single_jwt: attributes.jwt_svid_include_jti,
     })
+}
+
+/// An entry that gives an identity of this trust domain.
+///
+/// # Errors
+/// [`BadEntry`] says what is wrong with it.
+pub fn entry_of(message: types::Entry, trust_domain: &TrustDomain) -> Result<Entry, BadEntry> {
+    let entry = entry(message)?;
+    match entry.spiffe_id.is_member_of(trust_domain) {
+        true => Ok(entry),
+        false => Err(BadEntry::Foreign {
+            id: entry.spiffe_id,
+            trust_domain: trust_domain.clone(),
+        }),
+    }
 }
 
 /// All entries that can be used.

@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use vouchsafe_proto::vouchsafe::agent::v1::SyncMode;
 use vouchsafe_proto::vouchsafe::agent::v1::agent_admin_client::AgentAdminClient;
 use vouchsafe_proto::vouchsafe::server::v1::server_admin_client::ServerAdminClient;
 use vouchsafe_proto::vouchsafe::types::v1::{HealthPart, HealthStatus};
@@ -118,6 +119,7 @@ async fn agent_health(global: &Global) -> Result<HealthView, CliError> {
             ("SPIFFE ID", answer.spiffe_id.clone()),
             ("SVID expires", time(answer.svid_expires_at)),
             ("last sync", time(answer.last_sync_at)),
+            ("follows by", follows_by(&answer)),
             ("entries", answer.entries.to_string()),
             ("cached SVIDs", answer.cached_svids.to_string()),
             ("held calls", answer.held_calls.to_string()),
@@ -127,6 +129,15 @@ async fn agent_health(global: &Global) -> Result<HealthView, CliError> {
         ],
         parts: parts(&answer.parts),
     })
+}
+
+/// How the agent hears of changes.
+fn follows_by(answer: &agent::v1::HealthResponse) -> String {
+    match answer.sync_mode() {
+        SyncMode::Push => format!("push (revision {})", answer.sync_revision),
+        SyncMode::Poll => "polling".to_owned(),
+        SyncMode::Unspecified => "nothing yet".to_owned(),
+    }
 }
 
 fn parts(parts: &[HealthPart]) -> Vec<PartView> {
