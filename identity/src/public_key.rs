@@ -25,6 +25,14 @@ pub const MIN_RSA_EXPONENT: u64 = 65_537;
 /// Largest SubjectPublicKeyInfo that is looked at, in bytes: RSA with 4096 bits needs 550.
 pub const MAX_SPKI_BYTES: usize = 2048;
 
+/// The canonical form of a P-256 key (RFC 5480 §2), up to the coordinates of its uncompressed point.
+const P256_HEAD: [u8; 27] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+];
+/// Length of that form, in bytes.
+const P256_SPKI_BYTES: usize = 91;
+
 /// Why a public key is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -68,6 +76,14 @@ pub enum PublicKeyKind {
 pub fn check(spki: &[u8]) -> Result<PublicKeyKind, PublicKeyError> {
     if spki.len() > MAX_SPKI_BYTES {
         return Err(PublicKeyError::Malformed);
+    }
+    if spki.len() == P256_SPKI_BYTES && spki.starts_with(&P256_HEAD) {
+        // Nothing but the coordinates can vary here: that they are in range and on the curve is found by reading
+        // the key, and writing it out again to compare would cost as much as all the rest.
+        let read = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, spki);
+        return read
+            .map(|_| PublicKeyKind::EcP256)
+            .map_err(|_| PublicKeyError::Malformed);
     }
     let (rest, parsed) = SubjectPublicKeyInfo::from_der(spki).map_err(|_| PublicKeyError::Malformed)?;
     if !rest.is_empty() {
@@ -142,5 +158,28 @@ pub(crate) fn key_bits(spki: &[u8]) -> Option<Vec<u8>> {
     match SubjectPublicKeyInfo::from_der(spki) {
         Ok(([], parsed)) => Some(parsed.subject_public_key.data.to_vec()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{KeyAlgorithm, Signer, key::LocalKey};
+
+    #[test]
+    fn a_point_off_its_curve_or_out_of_range_is_refused_in_the_canonical_form_too() {
+        let key = LocalKey::generate("k", KeyAlgorithm::EcP256).unwrap();
+        let good = key.public_key_spki();
+        assert!(good.starts_with(&P256_HEAD) && good.len() == P256_SPKI_BYTES);
+        assert_eq!(check(good), Ok(PublicKeyKind::EcP256));
+        let mut off = good.to_vec();
+        off[P256_SPKI_BYTES - 1] ^= 1;
+        assert_eq!(check(&off), Err(PublicKeyError::Malformed));
+        let mut out_of_range = good.to_vec();
+        out_of_range[P256_HEAD.len()..].fill(0xff);
+        assert_eq!(check(&out_of_range), Err(PublicKeyError::Malformed));
+        let mut zero = good.to_vec();
+        zero[P256_HEAD.len()..].fill(0);
+        assert_eq!(check(&zero), Err(PublicKeyError::Malformed));
     }
 }
