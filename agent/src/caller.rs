@@ -115,6 +115,20 @@ impl Caller {
     }
 }
 
+/// A process of which it is not known yet how much may be measured.
+fn unmeasured(pidfd: Arc<PidFd>, uid: u32, gid: u32) -> Result<Process, CallerError> {
+    let pid = pidfd.pid()?;
+    Ok(Process {
+        pidfd,
+        pid,
+        uid,
+        gid,
+        reach: Reach::NamespaceOnly {
+            reason: "it was not measured yet".to_owned(),
+        },
+    })
+}
+
 /// Measures callers.
 #[derive(Debug)]
 pub struct Gate {
@@ -147,9 +161,8 @@ impl Gate {
     pub(crate) async fn first_look(&self, peer: &Arc<Peer>) -> Result<(Process, Fingerprint), CallerError> {
         let pidfd = Arc::new(peer.pidfd().try_clone()?);
         let credentials = peer.credentials();
-        let process = self.process(pidfd, credentials.uid, credentials.gid).await?;
-        let fingerprint = self.measurer.fingerprint(&process).await?;
-        Ok((process, fingerprint))
+        let process = unmeasured(pidfd, credentials.uid, credentials.gid)?;
+        Ok(self.measurer.first_look(self.namespaces, process).await?)
     }
 
     /// A process, with how much of it may be measured.
@@ -157,16 +170,7 @@ impl Gate {
     /// # Errors
     /// [`CallerError`] when it has ended or the kernel does not answer.
     pub async fn process(&self, pidfd: Arc<PidFd>, uid: u32, gid: u32) -> Result<Process, CallerError> {
-        let pid = pidfd.pid()?;
-        let mut process = Process {
-            pidfd,
-            pid,
-            uid,
-            gid,
-            reach: Reach::NamespaceOnly {
-                reason: "it was not measured yet".to_owned(),
-            },
-        };
+        let mut process = unmeasured(pidfd, uid, gid)?;
         process.reach = self.measurer.reach(self.namespaces, &process).await?;
         Ok(process)
     }

@@ -115,4 +115,10 @@ pub trait WorkloadAttestor: Send + Sync {
     /// # Errors
     /// [`WorkloadAttestError`]: then nothing of this attestor may be used, and the call is refused.
     async fn attest(&self, process: &Process) -> Result<Evidence, WorkloadAttestError>;
+
+    /// The same by blocking reads of the process alone, for a caller on a thread that may block: several such
+    /// attestors then cost one change of threads. `None` of an attestor that has to ask others than the kernel.
+    fn attest_blocking(&self, _process: &Process) -> Option<Result<Evidence, WorkloadAttestError>> {
+        None
+    }
 }

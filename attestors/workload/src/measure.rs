@@ -69,18 +69,37 @@ impl Measurer {
     /// [`WorkloadAttestError`]: of an attestor, `Changed` when the process executed a program or changed
     /// its credentials meanwhile, `Gone` when it ended.
     pub async fn measure(&self, process: &Process) -> Result<Measurement, WorkloadAttestError> {
-        let fingerprint = self.fingerprint(process).await?;
-        let mut evidence = Evidence::default();
-        for attestor in &self.attestors {
-            evidence.merge(attestor.attest(process).await?);
+        let (subject, attestors) = (process.clone(), self.attestors.clone());
+        let read = move || measure(&subject, &attestors);
+        let (mut measured, others) = self.reads.run(process, "the process", read).await?;
+        if others.is_empty() {
+            return Ok(measured);
         }
-        if self.fingerprint(process).await? != fingerprint {
-            return Err(WorkloadAttestError::Changed { pid: process.pid });
+        for attestor in others {
+            measured.evidence.merge(attestor.attest(process).await?);
         }
-        Ok(Measurement {
-            evidence,
-            fingerprint,
-        })
+        let now = self.fingerprint(process).await?;
+        measured.unless_changed(process, &now)
+    }
+
+    /// What a process that has just connected is: how much of it may be measured by an agent that lives in
+    /// `namespaces`, and its fingerprint.
+    ///
+    /// # Errors
+    /// As [`Measurer::reach`] and [`Measurer::fingerprint`].
+    pub async fn first_look(
+        &self,
+        namespaces: AgentNamespaces,
+        mut process: Process,
+    ) -> Result<(Process, Fingerprint), WorkloadAttestError> {
+        let subject = process.clone();
+        let read = move || {
+            let reach = namespaces.reach_of(&subject.pidfd, subject.pid)?;
+            Ok((reach, fingerprint(&subject)?))
+        };
+        let (reach, fingerprint) = self.reads.run(&process, "the process", read).await?;
+        process.reach = reach;
+        Ok((process, fingerprint))
     }
 
     /// How much of the process may be measured by an agent that lives in `namespaces`.
@@ -107,6 +126,38 @@ impl Measurer {
         let read = move || fingerprint(&subject);
         self.reads.run(process, "the fingerprint", read).await
     }
+}
+
+impl Measurement {
+    fn unless_changed(self, process: &Process, now: &Fingerprint) -> Result<Self, WorkloadAttestError> {
+        if *now != self.fingerprint {
+            return Err(WorkloadAttestError::Changed { pid: process.pid });
+        }
+        Ok(self)
+    }
+}
+
+/// Attestors that cannot measure by reads alone.
+type Others = Vec<Arc<dyn WorkloadAttestor>>;
+
+/// Everything that blocking reads find, in one go: each change of threads costs more than what is read.
+fn measure(
+    process: &Process,
+    attestors: &[Arc<dyn WorkloadAttestor>],
+) -> Result<(Measurement, Others), WorkloadAttestError> {
+    let mut measured = Measurement {
+        fingerprint: fingerprint(process)?,
+        evidence: Evidence::default(),
+    };
+    let mut others = Others::new();
+    for attestor in attestors {
+        match attestor.attest_blocking(process) {
+            Some(found) => measured.evidence.merge(found?),
+            None => others.push(Arc::clone(attestor)),
+        }
+    }
+    let now = fingerprint(process)?;
+    Ok((measured.unless_changed(process, &now)?, others))
 }
 
 fn fingerprint(process: &Process) -> Result<Fingerprint, WorkloadAttestError> {

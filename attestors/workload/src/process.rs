@@ -68,6 +68,10 @@ impl WorkloadAttestor for ProcessAttestor {
             .run(&subject, "the `process` measurement", measure)
             .await
     }
+
+    fn attest_blocking(&self, process: &Process) -> Option<Result<Evidence, WorkloadAttestError>> {
+        Some(measure(process, &self.hasher))
+    }
 }
 
 fn measure(process: &Process, hasher: &Hasher) -> Result<Evidence, WorkloadAttestError> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use vouchsafe_attestors::{Process, WorkloadAttestError};
 
-/// The longest that one attestor may take for one process; waiting for a place counts.
+/// The longest that one measurement of a process may take; waiting for a place counts.
 pub const MAX_READ_TIME: Duration = Duration::from_secs(10);
 
 /// Measurements of one uid's processes that may be under way at once, unless the config says otherwise.
