@@ -11,6 +11,9 @@ use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat};
 use vouchsafe_attestors::{Process, WorkloadAttestError};
 
+/// Room that is made for a file before it is read; most hold less.
+const READ_BYTES: usize = 4096;
+
 /// Longest `/proc/<pid>/status` or `stat` that is read, in bytes; 65,536 groups make some 700,000.
 const MAX_STATUS_BYTES: u64 = 1024 * 1024;
 
@@ -97,7 +100,8 @@ impl<'a> ProcDir<'a> {
     pub(crate) fn read(&self, name: &CStr, limit: u64) -> io::Result<Vec<u8>> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         let file = File::from(openat(&self.dir, name, flags, Mode::empty())?);
-        let mut bytes = Vec::new();
+        // With room for what such files hold, one read gets it, not eight.
+        let mut bytes = Vec::with_capacity(READ_BYTES);
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(bytes)
     }

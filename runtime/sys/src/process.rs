@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 use zeroize::Zeroizing;
@@ -11,6 +12,9 @@ use crate::SysError;
 
 /// `AT_RANDOM`: the auxiliary vector's entry that holds the address of 16 random bytes.
 const AT_RANDOM: u64 = 25;
+
+/// Room that is made for an auxiliary vector before it is read: some twenty entries, with one read.
+const AUXV_BYTES: usize = 1024;
 
 /// Bytes behind `AT_RANDOM`.
 const AT_RANDOM_BYTES: usize = 16;
@@ -59,7 +63,9 @@ pub fn start_time(pid: i32) -> Result<u64, SysError> {
 /// `Gone` where the process has ended (its memory too), `NotPermitted` where the caller may not read
 /// its memory.
 pub fn at_random(pid: i32) -> Result<AtRandom, SysError> {
-    let auxv = fs::read(format!("/proc/{pid}/auxv"))
+    let mut auxv = Vec::with_capacity(AUXV_BYTES);
+    File::open(format!("/proc/{pid}/auxv"))
+        .and_then(|mut file| file.read_to_end(&mut auxv))
         .map_err(|error| SysError::of_proc("reading `/proc/PID/auxv`", error))?;
     // A process that has exited has no memory, and an empty vector.
     if auxv.is_empty() {
