@@ -169,7 +169,7 @@ impl<P: Purpose> Slots<P> {
             .ok_or_else(|| StepError::Full(old().count()))?;
         self.prepare(tools, by, name).await?;
         let prepared = self.in_state(SlotState::Prepared);
-        Ok(prepared.map(|slot| slot.row.clone()).ok_or(StepError::Starting)?)
+        prepared.map(|slot| slot.row.clone()).ok_or(StepError::Starting)
     }
 
     async fn activate_prepared(

@@ -1,5 +1,9 @@
 //! Authorities by hand: what is refused, what a step leaves behind, and that the schedule goes on beside it.
-#![expect(clippy::unwrap_used, reason = "a test says by a panic what went wrong")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test says by a panic what went wrong"
+)]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -226,7 +230,7 @@ async fn each_step_shows_in_the_bundle_and_is_recorded_with_who_asked() {
         assert!(tainted(&ca.bundle()).is_empty());
         bench.step(&ca, kind, Step::Taint(&old)).await.unwrap();
         bench.agrees(&ca).await;
-        assert_eq!(tainted(&ca.bundle()), [old.clone()]);
+        assert_eq!(tainted(&ca.bundle()), std::slice::from_ref(&old));
         assert!(in_state(&ca, kind, SlotState::Old).unwrap().tainted);
         let revoked = bench.step(&ca, kind, Step::Revoke(&old)).await.unwrap();
         assert_eq!(revoked.id, old);
@@ -370,7 +374,7 @@ async fn a_restart_between_two_steps_goes_on_where_it_was() {
         assert_eq!(in_state(&ca, kind, SlotState::Active).unwrap().id, prepared);
         bench.step(&ca, kind, Step::Taint(&before)).await.unwrap();
         let ca = bench.start().await;
-        assert_eq!(tainted(&ca.bundle()), [before.clone()]);
+        assert_eq!(tainted(&ca.bundle()), std::slice::from_ref(&before));
         bench.step(&ca, kind, Step::Revoke(&before)).await.unwrap();
         let ca = bench.start().await;
         bench.agrees(&ca).await;
