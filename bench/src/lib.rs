@@ -5,6 +5,8 @@
 // The deployment of real binaries is the tests' own; `tests/` itself is no library for others.
 #[path = "../../tests/src/daemons.rs"]
 pub mod daemons;
+#[path = "../../tests/src/network.rs"]
+pub mod network;
 #[path = "../../tests/src/wait.rs"]
 pub mod wait;
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::network::{Host, Network};
 use crate::wait::{DEADLINE, until};
 
 /// The trust domain of every deployment.
@@ -80,13 +81,12 @@ pub struct Daemon {
 impl Daemon {
     fn start(
         name: &'static str,
+        mut command: Command,
         config: &Path,
         arguments: &[&str],
         log: PathBuf,
-        handed: &[OwnedFd],
     ) -> anyhow::Result<Self> {
         let output = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
-        let mut command = handing_over(&binary(name)?, handed);
         command.arg("run").arg("--config").arg(config).args(arguments);
         command
             .stdin(Stdio::null())
@@ -157,6 +157,8 @@ pub struct Deployment {
     /// The server's `data_dir`.
     data_dir: PathBuf,
     port: u16,
+    /// The hosts that the daemons run on. `None`: both on this one.
+    network: Option<Network>,
     /// Lines that every start adds to the server's configuration.
     server_config: String,
     /// Lines that every start adds to the agent's configuration.
@@ -196,7 +198,15 @@ impl Deployment {
     /// # Errors
     /// When it does not come up within the deadline.
     pub async fn server_alone(server_config: &str) -> anyhow::Result<Self> {
-        Self::server_somewhere(server_config, None).await
+        Self::server_somewhere(server_config, None, None).await
+    }
+
+    /// A server without an agent, on a host of its own.
+    ///
+    /// # Errors
+    /// When it does not come up within the deadline.
+    pub async fn server_apart(network: Network, server_config: &str) -> anyhow::Result<Self> {
+        Self::server_somewhere(server_config, None, Some(network)).await
     }
 
     /// A server without an agent, whose data is in a folder elsewhere.
@@ -204,10 +214,14 @@ impl Deployment {
     /// # Errors
     /// When it does not come up within the deadline.
     pub async fn server_in(server_config: &str, data_dir: &Path) -> anyhow::Result<Self> {
-        Self::server_somewhere(server_config, Some(data_dir)).await
+        Self::server_somewhere(server_config, Some(data_dir), None).await
     }
 
-    async fn server_somewhere(server_config: &str, data_dir: Option<&Path>) -> anyhow::Result<Self> {
+    async fn server_somewhere(
+        server_config: &str,
+        data_dir: Option<&Path>,
+        network: Option<Network>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("vouchsafe-test-").tempdir()?;
         // Workloads under other uids must reach the socket; each daemon makes its own folder private.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -218,6 +232,7 @@ impl Deployment {
             data_dir: data_dir.map_or_else(|| folder.path().join("server"), Path::to_owned),
             folder,
             port,
+            network,
             server_config,
             agent_config: String::new(),
             handed_to_server: Vec::new(),
@@ -254,21 +269,16 @@ impl Deployment {
     /// When the program cannot be run.
     pub fn begin_server(&mut self) -> anyhow::Result<()> {
         let config = format!(
-            "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nlisten = \"127.0.0.1:{}\"\nadmin_socket = {:?}\n{}",
+            "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nlisten = \"{}\"\nadmin_socket = {:?}\n{}",
             self.data_dir,
-            self.port,
+            self.server_address(),
             self.server_socket(),
             self.server_config
         );
         let file = self.path("server.toml");
         std::fs::write(&file, config)?;
-        let daemon = Daemon::start(
-            "vouchsafe-server",
-            &file,
-            &[],
-            self.path("server.log"),
-            &self.handed_to_server,
-        )?;
+        let command = self.program("vouchsafe-server", Host::Server, &self.handed_to_server)?;
+        let daemon = Daemon::start("vouchsafe-server", command, &file, &[], self.path("server.log"))?;
         self.server = Some(daemon);
         Ok(())
     }
@@ -278,6 +288,15 @@ impl Deployment {
     /// # Errors
     /// When it does not come up within the deadline.
     pub async fn join(&mut self) -> anyhow::Result<()> {
+        self.begin_join().await?;
+        self.agent_is_healthy().await
+    }
+
+    /// Starts the agent with a fresh join token and does not wait for it.
+    ///
+    /// # Errors
+    /// When there is no token to be had, or the program cannot be run.
+    pub async fn begin_join(&mut self) -> anyhow::Result<()> {
         let token = self.json(&["token", "generate", "--spiffe-id", NODE]).await?;
         let token = token
             .get("value")
@@ -290,7 +309,7 @@ impl Deployment {
             String::from_utf8_lossy(&bundle.stderr)
         );
         std::fs::write(self.path("bundle.pem"), bundle.stdout)?;
-        self.start_agent(&["--join-token", token]).await
+        self.launch_agent(&["--join-token", token])
     }
 
     /// Starts the agent, again after it was killed, and waits until it is healthy.
@@ -299,24 +318,19 @@ impl Deployment {
     /// When it does not come up within the deadline.
     pub async fn start_agent(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
         self.launch_agent(arguments)?;
-        let socket = self.agent_socket();
-        self.healthy(
-            "the agent is healthy",
-            &["health", "agent", "--agent-admin-socket", &text(&socket)],
-        )
-        .await
+        self.agent_is_healthy().await
     }
 
-    /// Starts the agent, and waits for nothing.
+    /// Starts the agent and waits for nothing.
     ///
     /// # Errors
     /// When the program cannot be run.
     pub fn launch_agent(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
         let config = format!(
-            "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nserver_address = \"127.0.0.1:{}\"\n\
+            "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nserver_address = \"{}\"\n\
              workload_socket = {:?}\nadmin_socket = {:?}\ntrust_bundle = {:?}\n{}",
             self.path("agent"),
-            self.port,
+            self.server_address(),
             self.workload_socket(),
             self.agent_socket(),
             self.path("bundle.pem"),
@@ -324,15 +338,29 @@ impl Deployment {
         );
         let file = self.path("agent.toml");
         std::fs::write(&file, config)?;
+        let command = self.program("vouchsafe-agent", Host::Agent, &self.handed_to_agent)?;
         let daemon = Daemon::start(
             "vouchsafe-agent",
+            command,
             &file,
             arguments,
             self.path("agent.log"),
-            &self.handed_to_agent,
         )?;
         self.agent = Some(daemon);
         Ok(())
+    }
+
+    /// Waits until the agent is healthy.
+    ///
+    /// # Errors
+    /// When it is not within the deadline.
+    pub async fn agent_is_healthy(&mut self) -> anyhow::Result<()> {
+        let socket = self.agent_socket();
+        self.healthy(
+            "the agent is healthy",
+            &["health", "agent", "--agent-admin-socket", &text(&socket)],
+        )
+        .await
     }
 
     async fn healthy(&mut self, what: &str, arguments: &[&str]) -> anyhow::Result<()> {
@@ -398,10 +426,34 @@ impl Deployment {
         self.json(&arguments).await
     }
 
+    /// The hosts of daemons that run apart.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn network(&self) -> anyhow::Result<&Network> {
+        self.network.as_ref().context("both daemons run on this host")
+    }
+
+    /// A daemon's program, on its host.
+    fn program(&self, name: &str, host: Host, handed: &[OwnedFd]) -> anyhow::Result<Command> {
+        let program = binary(name)?;
+        let Some(network) = &self.network else {
+            return Ok(handing_over(&program, handed));
+        };
+        let [nsenter, namespace] = network.inside(host);
+        let mut command = Command::new(nsenter);
+        command.arg(namespace).arg(program);
+        Ok(command)
+    }
+
     /// Host and port of the server's TLS listener.
     #[must_use]
     pub fn server_address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        let host = self
+            .network
+            .as_ref()
+            .map_or("127.0.0.1", |_| Host::Server.address());
+        format!("{host}:{}", self.port)
     }
 
     /// The port of the server's TLS listener.

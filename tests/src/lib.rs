@@ -6,6 +6,7 @@ pub mod clients;
 pub mod daemons;
 pub mod disk;
 pub mod needs;
+pub mod network;
 pub mod node;
 pub mod running;
 pub mod upstream;

@@ -22,6 +22,8 @@ pub enum Need {
     Java,
     /// The right to become another user.
     Root,
+    /// The right to make hosts of a network, and iproute2 and util-linux to do it.
+    Networks,
     /// User, mount and PID namespaces for everybody, and util-linux to make them.
     Namespaces,
     /// `/dev/fuse`, and the right to mount.
@@ -48,6 +50,12 @@ impl Need {
             Self::Root => (
                 nix::unistd::geteuid().is_root(),
                 "only root can become another user",
+            ),
+            Self::Networks => (
+                nix::unistd::geteuid().is_root()
+                    && succeeds("ip", &["-Version"])
+                    && succeeds("nsenter", &["--version"]),
+                "no hosts of our own: run as root, install iproute2 and util-linux",
             ),
             Self::Namespaces => (
                 succeeds("unshare", &["-Urmp", "--fork", "true"]),

@@ -33,10 +33,10 @@ const FIRST_SEED: u64 = 1;
 )]
 fn asked(name: &str, otherwise: u64) -> u64 {
     match std::env::var(name) {
-        Ok(text) => text
+        Ok(text) if !text.is_empty() => text
             .parse()
             .unwrap_or_else(|_| panic!("{name}={text} is not a number")),
-        Err(_) => otherwise,
+        _ => otherwise,
     }
 }
 

@@ -9,30 +9,49 @@ use wire::local_authority_client::LocalAuthorityClient;
 
 use crate::steps::Kind;
 
-/// Prepares an authority and activates it.
-pub(crate) async fn rotate(operator: Channel, kind: Kind) -> anyhow::Result<()> {
+/// Prepares an authority; its id, and its certificate where it has one. `None`: not now.
+pub(crate) async fn prepare(operator: Channel, kind: Kind) -> anyhow::Result<Option<String>> {
     let mut client = LocalAuthorityClient::new(operator);
-    let outcome = async {
-        match kind {
-            Kind::X509 => {
-                let prepared = client
-                    .prepare_x509_authority(wire::PrepareX509AuthorityRequest {})
-                    .await?;
-                let authority_id = id(prepared.into_inner().prepared_authority);
-                let asked = wire::ActivateX509AuthorityRequest { authority_id };
-                client.activate_x509_authority(asked).await.map(drop)
-            }
-            Kind::Jwt => {
-                let prepared = client
-                    .prepare_jwt_authority(wire::PrepareJwtAuthorityRequest {})
-                    .await?;
-                let authority_id = id(prepared.into_inner().prepared_authority);
-                let asked = wire::ActivateJwtAuthorityRequest { authority_id };
-                client.activate_jwt_authority(asked).await.map(drop)
-            }
+    let prepared = match kind {
+        Kind::X509 => {
+            let prepared = client
+                .prepare_x509_authority(wire::PrepareX509AuthorityRequest {})
+                .await;
+            prepared.map(|answer| id(answer.into_inner().prepared_authority))
+        }
+        Kind::Jwt => {
+            let prepared = client
+                .prepare_jwt_authority(wire::PrepareJwtAuthorityRequest {})
+                .await;
+            prepared.map(|answer| id(answer.into_inner().prepared_authority))
         }
     };
-    unless_untimely(outcome.await)
+    unless_untimely(prepared.map(Some))
+}
+
+/// Activates the authority that was prepared.
+pub(crate) async fn activate(operator: Channel, kind: Kind, authority_id: String) -> anyhow::Result<()> {
+    let mut client = LocalAuthorityClient::new(operator);
+    let outcome = match kind {
+        Kind::X509 => {
+            let asked = wire::ActivateX509AuthorityRequest { authority_id };
+            client.activate_x509_authority(asked).await.map(drop)
+        }
+        Kind::Jwt => {
+            let asked = wire::ActivateJwtAuthorityRequest { authority_id };
+            client.activate_jwt_authority(asked).await.map(drop)
+        }
+    };
+    unless_untimely(outcome)
+}
+
+/// The certificates of all X.509 authorities in the server's bundle.
+pub(crate) async fn published(operator: Channel) -> anyhow::Result<Vec<Vec<u8>>> {
+    let bundle = BundleClient::new(operator)
+        .get_bundle(GetBundleRequest::default())
+        .await?;
+    let authorities = bundle.into_inner().x509_authorities.into_iter();
+    Ok(authorities.map(|authority| authority.asn1).collect())
 }
 
 /// Taints the authority before the present one.
@@ -109,9 +128,11 @@ fn id(authority: Option<wire::AuthorityState>) -> String {
         .unwrap_or_default()
 }
 
-fn unless_untimely(outcome: Result<(), Status>) -> anyhow::Result<()> {
+fn unless_untimely<T: Default>(outcome: Result<T, Status>) -> anyhow::Result<T> {
     match outcome {
-        Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::Unimplemented) => Ok(()),
+        Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::Unimplemented) => {
+            Ok(T::default())
+        }
         other => Ok(other?),
     }
 }

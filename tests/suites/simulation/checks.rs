@@ -61,6 +61,16 @@ impl Served {
         self.svids().iter().map(|svid| svid.id.clone()).collect()
     }
 
+    /// Whether the bundle that came along has all of these authorities.
+    pub(crate) fn trusts(&self, authorities: &[Vec<u8>]) -> bool {
+        let has = |svid: &Svid, der: &Vec<u8>| {
+            let roots = svid.bundle.x509_authorities.iter();
+            roots.map(|root| &root.certificate).any(|root| root == der)
+        };
+        let mut svids = self.svids().iter();
+        !self.svids().is_empty() && svids.all(|svid| authorities.iter().all(|der| has(svid, der)))
+    }
+
     /// Whether anything was signed by one of these authorities.
     pub(crate) fn hangs_on(&self, authorities: &[Vec<u8>]) -> bool {
         let bundle = Bundle {

@@ -204,11 +204,25 @@ impl World {
 
     // What happens to the authorities.
 
+    /// As operators are told to: the next authority signs only once those who verify have heard of it.
     async fn rotate(&mut self, kind: Kind) -> anyhow::Result<()> {
-        match self.server {
-            Some(_) => crate::authorities::rotate(self.operator().await?, kind).await,
-            None => Ok(()),
+        if self.alone_since.is_some() || self.is_strange() || self.mine().is_empty() {
+            return Ok(());
         }
+        let Some(prepared) = crate::authorities::prepare(self.operator().await?, kind).await? else {
+            return Ok(());
+        };
+        let published = crate::authorities::published(self.operator().await?).await?;
+        let socket = self.workload_socket();
+        let heard = until(
+            "the caller has the bundle with the prepared authority",
+            async || {
+                let served = crate::checks::fetch(&socket).await.ok()?;
+                served.trusts(&published).then_some(())
+            },
+        );
+        heard.await?;
+        crate::authorities::activate(self.operator().await?, kind, prepared).await
     }
 
     async fn taint(&mut self, kind: Kind) -> anyhow::Result<()> {
