@@ -16,11 +16,12 @@ use vouchsafe_tests::wait::until;
 
 const WORKLOAD: &str = "spiffe://example.org/agent/islander";
 /// Lives so short that a renewal comes within the time that tests wait, and long enough for a call to time out first.
-const TTLS: &str = "agent_ttl = \"100s\"\ndefault_x509_svid_ttl = \"100s\"\n";
+const SHORT_AGENT: &str = "agent_ttl = \"100s\"\ndefault_x509_svid_ttl = \"1h\"\n";
+const SHORT_SVIDS: &str = "agent_ttl = \"1h\"\ndefault_x509_svid_ttl = \"100s\"\n";
 /// Shortly before half of such a life, less the tenth by which agents may be early, and the seconds by which it is
 /// dated back.
 const NEARLY_DUE: Duration = Duration::from_secs(37);
-/// Nothing but what is tried goes over the cable then.
+/// Nothing but what is tried goes over the cable then: what is sent while nothing is acknowledged would hold it up.
 const QUIET: &str = "sync_interval = \"1h\"\n";
 const ALL: [Lost; 3] = [Lost::Requests, Lost::Answers, Lost::Everything];
 
@@ -96,7 +97,7 @@ async fn joining(lost: Lost) -> anyhow::Result<()> {
 
 /// The SVID of the agent is due while `lost` is lost.
 async fn renewing(lost: Lost) -> anyhow::Result<()> {
-    let mut at = apart(TTLS).await?;
+    let mut at = apart(SHORT_AGENT).await?;
     at.configure_agent(QUIET);
     at.join().await?;
     until_nearly_due(Instant::now()).await?;
@@ -118,7 +119,7 @@ async fn renewing(lost: Lost) -> anyhow::Result<()> {
 
 /// The agent has its next SVID and cannot show it: neither side may forget the other.
 async fn first_use(lost: Lost) -> anyhow::Result<()> {
-    let mut at = apart(TTLS).await?;
+    let mut at = apart(SHORT_AGENT).await?;
     at.join().await?;
     until_logged(&at, "the SVID of this agent was renewed").await?;
     at.network()?.lose(lost)?;
@@ -133,9 +134,10 @@ async fn first_use(lost: Lost) -> anyhow::Result<()> {
 
 /// The SVID of a workload is due while `lost` is lost.
 async fn rotating(lost: Lost) -> anyhow::Result<()> {
-    let mut at = apart("agent_ttl = \"1h\"\ndefault_x509_svid_ttl = \"100s\"\n").await?;
-    at.join().await?;
+    let mut at = apart(SHORT_SVIDS).await?;
+    at.configure_agent(QUIET);
     at.entry(WORKLOAD, &[&own_uid()], &[]).await?;
+    at.join().await?;
     let before = serial(&at).await?;
     until_nearly_due(Instant::now()).await?;
     let issued = audited(&at, "BatchNewX509SVID").await;
