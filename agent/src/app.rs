@@ -1,5 +1,6 @@
 //! The whole agent, put together: the one place where implementations are chosen.
 
+mod listeners;
 mod restore;
 mod serve;
 
@@ -14,12 +15,14 @@ use vouchsafe_attestors::{NodeProver, WorkloadAttestor};
 use vouchsafe_node_attestors::join_token::{Prover, Token};
 use vouchsafe_runtime::handed::HandedError;
 use vouchsafe_runtime::keys::DiskKeys;
-use vouchsafe_runtime::metrics::{Exporter, MetricsError};
+use vouchsafe_runtime::metrics::MetricsError;
 use vouchsafe_runtime::notify::Notifier;
 use vouchsafe_runtime::telemetry::LogLevel;
 use vouchsafe_runtime::tls::{self, BundleHandle, ChannelTimes, PeerRule, SvidHandle, TlsError};
-use vouchsafe_runtime::uds::{self, BindError, GuardedListener, PlainListener, SocketConfig};
-use vouchsafe_runtime::{Clock, ExitCode, Handed, KeyError, Readiness, TaskFailed, TaskFailures, TaskGroup};
+use vouchsafe_runtime::uds::BindError;
+use vouchsafe_runtime::{
+    Clock, ExitCode, Handed, KeyError, Readiness, ReadyGuard, TaskFailed, TaskFailures, TaskGroup,
+};
 use vouchsafe_sys::proc_events::ProcEvents;
 use vouchsafe_workload_attestors::{
     AgentNamespaces, MAX_READ_TIME, Measurer, ProcessAttestor, ProcessConfig, Reads, UnixAttestor, UnixConfig,
@@ -177,9 +180,7 @@ pub struct App {
     addresses: Addresses,
     config: Config,
     host: Host,
-    workload: GuardedListener,
-    admin: PlainListener,
-    exporter: Option<Exporter>,
+    bound: listeners::Bound,
     metrics: Metrics,
     node: Node,
     parts: Parts,
@@ -202,20 +203,8 @@ impl App {
         let prover = prover(&mut config, token)?;
         let bootstrap = Bootstrap::of(&config)?;
         let state = StateDir::open(&config.data_dir)?;
-        let limits = config.limits.connections();
-        let workload = GuardedListener::bind(
-            &socket(config.workload_socket.clone(), WORKLOAD_MODE, &host.handed),
-            limits,
-        )?;
-        let admin = uds::bind(&socket(config.admin_socket(), ADMIN_MODE, &host.handed))?;
-        host.handed.all_taken()?;
-        let admin = PlainListener::new(admin, limits);
-        let exporter = Exporter::bind(&config.metrics).await?;
-        let addresses = Addresses {
-            workload_socket: workload.path().to_owned(),
-            admin_socket: admin.path().to_owned(),
-            metrics: exporter.as_ref().map(Exporter::address),
-        };
+        let bound = listeners::bind(&config, &host).await?;
+        let addresses = bound.addresses();
         let metrics = Metrics::default();
 
         let (svid, bundles) = (SvidHandle::new(), BundleHandle::new());
@@ -273,9 +262,7 @@ impl App {
             addresses,
             config,
             host,
-            workload,
-            admin,
-            exporter,
+            bound,
             metrics,
             node,
             parts,
@@ -342,28 +329,16 @@ impl App {
             pulse,
             log: self.host.log.clone(),
         };
-        if let Some(exporter) = self.exporter {
+        if let Some(exporter) = self.bound.exporter {
             let (parts, pulse) = (self.parts.clone(), admin.pulse.clone());
             exporter.serve(self.metrics.registry(parts, pulse, self.host.clock.now()), &group);
         }
         let limits = &self.config.limits;
         let measured = (self.parts.clone(), self.metrics.calls.clone());
-        serve::workload(self.workload, measured, execs.clone(), limits, &group)?;
-        serve::admin(self.admin, admin, limits, &group)?;
+        serve::workload(self.bound.workload, measured, execs.clone(), limits, &group)?;
+        serve::admin(self.bound.admin, admin, limits, &group)?;
 
-        let (node, ended) = (self.node, Arc::clone(ended));
-        let stopping = group.stopping();
-        group.essential("identity", async move {
-            let outcome = tokio::select! {
-                () = stopping.cancelled() => Ok(()),
-                outcome = node.run(joined) => outcome,
-            };
-            outcome.map_err(|error| {
-                let text = error.to_string();
-                let _already = ended.set(error);
-                text
-            })
-        });
+        identify(self.node, joined, Arc::clone(ended), &group);
         endless(
             &group,
             "distrust",
@@ -395,20 +370,8 @@ impl App {
             });
         }
         endless(&group, "svid cache", serve::follow(self.parts.clone()));
-        let Parts {
-            x509,
-            authority,
-            status,
-            ..
-        } = self.parts;
-        for (name, lane) in [("urgent x509 issuer", Lane::Urgent), ("x509 issuer", Lane::Ahead)] {
-            let (x509, authority) = (x509.clone(), Arc::clone(&authority));
-            endless(
-                &group,
-                name,
-                issuer::issue(x509, lane, authority, self.host.clock.clone()),
-            );
-        }
+        issue(&self.parts, &self.host.clock, &group);
+        let status = self.parts.status;
         endless(&group, "exec watch", execs.run(events));
         let notifier = self.host.notifier.clone();
         notifier.watchdog(&group);
@@ -419,6 +382,30 @@ impl App {
             restore::tell(&notifier, &status).await;
         });
         Ok((group, self.failures, self.host.notifier))
+    }
+}
+
+/// Keeps the agent's identity. What ends it is left in `ended`.
+fn identify(node: Node, joined: Option<ReadyGuard>, ended: Arc<OnceLock<NodeError>>, group: &TaskGroup) {
+    let stopping = group.stopping();
+    group.essential("identity", async move {
+        let outcome = tokio::select! {
+            () = stopping.cancelled() => Ok(()),
+            outcome = node.run(joined) => outcome,
+        };
+        outcome.map_err(|error| {
+            let text = error.to_string();
+            let _already = ended.set(error);
+            text
+        })
+    });
+}
+
+/// Has the SVIDs issued that are asked for, and ahead of them those that will be.
+fn issue(parts: &Parts, clock: &Clock, group: &TaskGroup) {
+    for (name, lane) in [("urgent x509 issuer", Lane::Urgent), ("x509 issuer", Lane::Ahead)] {
+        let (x509, authority) = (parts.x509.clone(), Arc::clone(&parts.authority));
+        endless(group, name, issuer::issue(x509, lane, authority, clock.clone()));
     }
 }
 
@@ -443,15 +430,6 @@ fn prover(config: &mut Config, token: Option<Token>) -> Result<Option<Arc<dyn No
         (None, _) => None,
     };
     Ok(token.map(|token| Arc::new(Prover::new(token)) as Arc<dyn NodeProver>))
-}
-
-fn socket(path: PathBuf, mode: u32, handed: &Handed) -> SocketConfig {
-    SocketConfig {
-        path,
-        mode,
-        group: None,
-        handed: handed.clone(),
-    }
 }
 
 fn upstream(

@@ -379,7 +379,7 @@ impl World {
             self.mend().await?;
             self.settle().await?;
         }
-        self.clock.sleep(span).await;
+        self.clock.sleep_until(self.clock.now() + span).await;
         Ok(())
     }
 
@@ -513,7 +513,7 @@ impl World {
 
 fn path(entry: u8) -> String {
     debug_assert!(entry < ENTRIES);
-    format!("/work/{entry}")
+    format!("/task/{entry}")
 }
 
 fn spiffe_id(path: &str) -> types::Spiffeid {
