@@ -347,10 +347,11 @@ async fn the_running_schedule_is_woken_by_a_step() {
     let ca = bench.start().await;
     let run = ca.clone().run();
     let steps = async {
-        bench.clock.sleep(Duration::from_secs(3600)).await;
+        bench.clock.sleep_until(bench.clock.now() + Span::hours(1)).await;
         bench.replaced(&ca, Kind::X509).await;
         // Twelve hours after the step the next key is due, and then the schedule makes it.
-        bench.clock.sleep(Duration::from_secs(12 * 3600 + 60)).await;
+        let due = bench.clock.now() + Span::hours(12) + Span::minutes(1);
+        bench.clock.sleep_until(due).await;
         assert!(in_state(&ca, Kind::X509, SlotState::Prepared).is_some());
     };
     tokio::select! {

@@ -69,7 +69,6 @@ async fn next(
     expected.sort_unstable();
     ensure!(paths == expected, "{paths:?}");
     ensure!(since.elapsed() < SOON, "{:?}: {}", since.elapsed(), at.logs());
-    println!("{expected:?} after {:?}", since.elapsed());
     Ok(())
 }
 
