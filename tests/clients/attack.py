@@ -21,6 +21,7 @@ from raw import (ACK, CALL, DATA, END_STREAM, HEADERS, OPENING, PING, begin, cal
                  outcome, timed)
 
 HALF = len(CALL) // 2
+LIBC = ctypes.CDLL(None)
 
 
 def hold():
@@ -35,6 +36,8 @@ def go():
 def forked(action):
     child = os.fork()
     if child == 0:
+        # Whatever becomes of this script, also while the child is stopped, the child goes with it.
+        LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
         try:
             action()
         finally:
@@ -319,8 +322,7 @@ def forged(path, _number, *argv):
 
 def renamed(path, number, trusted):
     """Puts another program's name and path in the place of its own, then asks for itself."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(15, os.fsencode(os.path.basename(trusted))[:15], 0, 0, 0)  # PR_SET_NAME
+    LIBC.prctl(15, os.fsencode(os.path.basename(trusted))[:15], 0, 0, 0)  # PR_SET_NAME
     rewrite_arguments(trusted)
     return own(path, number)
 
@@ -371,13 +373,12 @@ def freeze(path, processes):
     """As nobody, has processes ask that stop before they can be measured or answer: half of them for good, half of them
     as a tracer's, who does not let them go on."""
     drop_user()
-    libc = ctypes.CDLL(None)
 
     def asker(traced):
         connection = connect(path)
         connection.sendall(OPENING + CALL)
         if traced:
-            libc.ptrace(0, 0, 0, 0)  # PTRACE_TRACEME
+            LIBC.ptrace(0, 0, 0, 0)  # PTRACE_TRACEME
         os.kill(os.getpid(), signal.SIGSTOP)
 
     children = [forked(lambda: asker(number % 2 == 0)) for number in range(int(processes))]
