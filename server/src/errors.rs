@@ -117,11 +117,25 @@ impl ToStatus for ConvertError {
 
 impl ToStatus for StoreError {
     fn to_status(&self) -> Status {
-        let code = match self {
-            Self::Full(_) | Self::Closed(_) | Self::Locked { .. } => Code::Unavailable,
-            _ => Code::Internal,
+        // The path stays in the log: not every caller is an operator.
+        let (code, text) = match self {
+            Self::Full(_) => (
+                Code::Unavailable,
+                "the disk of the server's store is full: free some space, then try again",
+            ),
+            Self::ReadOnly(_) => (
+                Code::Unavailable,
+                "the disk of the server's store is read-only: mount it for writing, then try again",
+            ),
+            Self::Closed(_) => (
+                Code::Unavailable,
+                "the store takes no writes after one that failed",
+            ),
+            Self::Corrupt(_) => (Code::DataLoss, "the server's store is damaged"),
+            Self::Locked { .. } => (Code::Unavailable, "the store failed"),
+            _ => (Code::Internal, "the store failed"),
         };
-        internal(code, "the store failed", self)
+        internal(code, text, self)
     }
 }
 

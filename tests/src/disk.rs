@@ -66,6 +66,8 @@ pub struct Faults {
     pub full: bool,
     /// Every write that makes a file longer than this fails so, though the disk says that it has room (a quota).
     pub largest_file: Option<usize>,
+    /// Every write fails, with "read-only file system", as after an error that the kernel found.
+    pub read_only: bool,
     /// Every flush fails, with "input/output error".
     pub flushes_fail: bool,
     /// The bytes that it says it has left; plenty unless told.

@@ -9,6 +9,8 @@
     reason = "the seed and the counts are what a run of the long suite is for"
 )]
 
+#[path = "torture/faults.rs"]
+mod faults;
 #[path = "torture/inspect.rs"]
 mod inspect;
 #[path = "torture/kills.rs"]

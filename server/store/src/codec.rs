@@ -55,6 +55,20 @@ impl Kind {
         }
     }
 
+    /// Whether a backup keeps the row of this key.
+    pub(crate) fn is_kept(key: &[u8]) -> bool {
+        let kept = [
+            Self::Meta,
+            Self::Entry,
+            Self::Shape,
+            Self::Node,
+            Self::Bundle,
+            Self::Journal,
+            Self::Audit,
+        ];
+        key != head_key() && kept.iter().any(|kind| key.first() == Some(&kind.prefix()))
+    }
+
     /// Version in which this release writes the kind.
     const fn version(self) -> u8 {
         1

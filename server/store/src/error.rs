@@ -28,9 +28,12 @@ pub enum StoreError {
     /// The data cannot be read back.
     #[error("stored data is damaged: {0}")]
     Corrupt(String),
-    /// There is no room left.
+    /// There is no room left; writes go on when there is.
     #[error("no space is left for the store: {0}")]
     Full(String),
+    /// The file system takes no writes; they go on when it does.
+    #[error("the store's disk is read-only: {0}")]
+    ReadOnly(String),
     /// The operating system refused a read or a write.
     #[error("store failed: {0}")]
     Io(String),

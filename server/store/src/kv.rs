@@ -4,6 +4,7 @@
 //! file, which costs less than a hop to another thread; callers that want all of a kind read
 //! it by pages. Writes go through one writer, which is the only place that counts revisions.
 
+mod copy;
 mod group;
 mod read;
 mod writer;
@@ -71,6 +72,25 @@ pub trait Kv: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] when it may not; the map must not be written any more.
     fn sync(&self) -> Result<(), StoreError>;
+
+    /// The error that says what is damaged, where, and what to do; nothing is written from then on.
+    fn damaged(&self, why: &str) -> StoreError;
+
+    /// Notes beside the map how far it has been acknowledged, so that a map which lost its end is known at the next
+    /// open. It need not be durable: what it says is never more than what is.
+    fn note_reached(&self, revision: Revision);
+
+    /// What was noted last, if that can be read.
+    fn reached(&self) -> Option<Revision>;
+
+    /// Whether [`Kv::reopen`] may mend what failed; a failed sync only a new start of the process mends.
+    fn can_reopen(&self) -> bool;
+
+    /// Reads the map from its disk again after a failed write, so that it may be written again. Readers wait.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be read; it may be tried again while [`Kv::can_reopen`] says so.
+    fn reopen(&self) -> Result<(), StoreError>;
 }
 
 /// A [`Store`] in an ordered map of bytes.
@@ -104,8 +124,9 @@ impl<K: Kv> KvStore<K> {
     pub(crate) fn open_kv(kv: K, new_server_id: String, keep_changes: u64) -> Result<Self, StoreError> {
         let Some(meta) = kv.get(&codec::meta_key())? else {
             if !kv.range(Bound::Unbounded, vec![u8::MAX], 1)?.is_empty() {
-                return Err(StoreError::Corrupt("the store has data but no format".to_owned()));
+                return Err(kv.damaged("the store has data but no format"));
             }
+            read_head(&kv)?;
             let meta = Meta {
                 format: FORMAT,
                 server_id: new_server_id,
@@ -124,10 +145,7 @@ impl<K: Kv> KvStore<K> {
                 known: FORMAT,
             });
         }
-        let head = match kv.get(&codec::head_key())? {
-            Some(head) => codec::decode(Kind::Meta, &head)?.value,
-            None => Head::default(),
-        };
+        let head = read_head(&kv)?;
         Ok(Self::start(kv, meta.server_id, head, keep_changes))
     }
 
@@ -151,6 +169,22 @@ impl<K: Kv> KvStore<K> {
             queue: Arc::default(),
         }
     }
+}
+
+/// Where the counters of a map stand, which must have all that was acknowledged.
+fn read_head<K: Kv>(kv: &K) -> Result<Head, StoreError> {
+    let head: Head = match kv.get(&codec::head_key())? {
+        Some(head) => codec::decode(Kind::Meta, &head)?.value,
+        None => Head::default(),
+    };
+    let reached = kv.reached().unwrap_or_default();
+    if head.revision < reached {
+        return Err(kv.damaged(&format!(
+            "it ends at revision {}, and {} was acknowledged: what follows cannot be read",
+            head.revision.0, reached.0
+        )));
+    }
+    Ok(head)
 }
 
 impl<K: Kv> Core<K> {

@@ -5,6 +5,7 @@
 //! record become durable together or not at all.
 
 pub mod audit;
+pub mod backup;
 pub mod bundle;
 pub mod change;
 mod codec;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 
 pub use crate::sled::{SledConfig, SledStore};
 pub use audit::{AuditConfig, AuditError, AuditPlace, AuditReader, AuditSink, AuditWriter};
+pub use backup::{BackupEnd, BackupPart, BackupReader};
 pub use bundle::BundleReader;
 pub use change::{Change, ChangeKind, ChangeReader};
 pub use commit::{Commit, CommitError, Expect, Key, Mutation, Record};
@@ -54,7 +56,14 @@ pub struct Versioned<T> {
 /// Everything the server keeps.
 #[async_trait]
 pub trait Store:
-    EntryReader + NodeReader + TokenReader + BundleReader + JournalReader + ChangeReader + AuditReader
+    EntryReader
+    + NodeReader
+    + TokenReader
+    + BundleReader
+    + JournalReader
+    + ChangeReader
+    + AuditReader
+    + BackupReader
 {
     /// Writes all of `commit` or nothing of it; when it returns `Ok`, the write survives a loss of power.
     ///

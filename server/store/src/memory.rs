@@ -66,4 +66,21 @@ impl Kv for MemoryKv {
     fn sync(&self) -> Result<(), StoreError> {
         Ok(())
     }
+    fn damaged(&self, why: &str) -> StoreError {
+        StoreError::Corrupt(why.to_owned())
+    }
+
+    fn note_reached(&self, _revision: crate::Revision) {}
+
+    fn reached(&self) -> Option<crate::Revision> {
+        None
+    }
+
+    fn can_reopen(&self) -> bool {
+        true
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -6,19 +6,23 @@
 
 mod chunks;
 mod disk;
+mod reached;
 
 use std::any::Any;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use ::sled::{Batch, Db};
 
-use crate::StoreError;
 use crate::kv::{DEFAULT_KEEP_CHANGES, Kv, KvStore, Row, Rows};
+use crate::{Revision, StoreError};
 use chunks::{MAX_KEY_BYTES, Stored};
 use disk::{DataSync, DirLock, FileSync};
+use reached::Reached;
 
 /// A store in a directory that one process holds.
 pub type SledStore = KvStore<SledKv>;
@@ -51,10 +55,18 @@ impl Default for SledConfig {
 /// sled as an ordered map of bytes.
 #[derive(Debug)]
 pub struct SledKv {
-    db: Db,
+    /// Nothing while it could not be read anew.
+    db: RwLock<Option<Db>>,
     disk: Box<dyn DataSync>,
     dir: PathBuf,
+    cache_bytes: u64,
     reserve_bytes: u64,
+    /// How far it has been acknowledged.
+    reached: Reached,
+    /// What was found damaged first.
+    damage: OnceLock<String>,
+    /// Whether a sync has failed: then what the kernel shows of the file may not be on the disk.
+    sync_failed: AtomicBool,
     // Last, so that nobody else opens the files before sled has closed them.
     _lock: DirLock,
 }
@@ -77,34 +89,101 @@ impl KvStore<SledKv> {
         config: &SledConfig,
         sync: impl FnOnce(&Path) -> io::Result<Box<dyn DataSync>>,
     ) -> Result<Self, StoreError> {
-        let failed = |e: io::Error| disk_error(&format!("`{}`", dir.display()), &e);
-        let lock = disk::prepare(dir)?;
-        disk::wait_closed(dir)?;
-        let db = guarded(&format!("open `{}`", dir.display()), || {
-            ::sled::Config::new()
-                .path(dir)
-                .cache_capacity(config.cache_bytes)
-                // Ours is the only flush.
-                .flush_every_ms(None)
-                .open()
-        })?;
-        disk::sync_tree(dir).map_err(failed)?;
-        let kv = SledKv {
-            db,
-            disk: sync(dir).map_err(failed)?,
-            dir: dir.to_owned(),
-            reserve_bytes: config.reserve_bytes,
-            _lock: lock,
-        };
-        // What a process that was killed wrote last may be in the kernel only; nobody may see it before it is safe.
-        kv.sync()?;
+        let kv = SledKv::open_with(dir, config, sync)?;
         Self::open_kv(kv, uuid::Uuid::new_v4().to_string(), config.keep_changes)
     }
 }
 
 impl SledKv {
+    /// The map in a folder, whatever is in it.
+    pub(crate) fn open_map(dir: &Path, config: &SledConfig) -> Result<Self, StoreError> {
+        Self::open_with(dir, config, |dir| Ok(Box::new(FileSync::open(dir)?)))
+    }
+
+    fn open_with(
+        dir: &Path,
+        config: &SledConfig,
+        sync: impl FnOnce(&Path) -> io::Result<Box<dyn DataSync>>,
+    ) -> Result<Self, StoreError> {
+        let failed = |e: io::Error| disk_error(&format!("`{}`", dir.display()), &e);
+        let lock = disk::prepare(dir)?;
+        let db = open_db(dir, config.cache_bytes)?;
+        let kv = SledKv {
+            db: RwLock::new(Some(db)),
+            disk: sync(dir).map_err(failed)?,
+            dir: dir.to_owned(),
+            cache_bytes: config.cache_bytes,
+            reached: Reached::open(dir).map_err(failed)?,
+            reserve_bytes: config.reserve_bytes,
+            damage: OnceLock::new(),
+            sync_failed: AtomicBool::new(false),
+            _lock: lock,
+        };
+        // What a process that was killed wrote last may be in the kernel only; nobody may see it before it is safe.
+        kv.sync()?;
+        Ok(kv)
+    }
+}
+
+/// Opens sled's files as they are on the disk, and makes their names durable.
+fn open_db(dir: &Path, cache_bytes: u64) -> Result<Db, StoreError> {
+    let failed = |e: io::Error| disk_error(&format!("`{}`", dir.display()), &e);
+    disk::wait_closed(dir)?;
+    disk::forget_cached(dir).map_err(failed)?;
+    let open = || {
+        ::sled::Config::new()
+            .path(dir)
+            .cache_capacity(cache_bytes)
+            // Ours is the only flush.
+            .flush_every_ms(None)
+            .open()
+    };
+    let db = guarded("open", open).map_err(|error| match error {
+        StoreError::Corrupt(why) => StoreError::Corrupt(damaged(dir, &why)),
+        other => other,
+    })?;
+    disk::sync_tree(dir).map_err(failed)?;
+    Ok(db)
+}
+
+/// What an operator hears of damage, with the way out.
+fn damaged(dir: &Path, why: &str) -> String {
+    format!(
+        "`{}`: {why}; stop the server, look at the disk, and put a backup into a new data_dir with `vouchsafe-server \
+         restore`",
+        dir.join(disk::DB_FILE).display()
+    )
+}
+
+impl SledKv {
+    /// Runs something on sled, and remembers damage.
+    fn on_db<T>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Db) -> Result<T, ::sled::Error>,
+    ) -> Result<T, StoreError> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(db) = db.as_ref() else {
+            return Err(StoreError::Closed(
+                "it could not be read again from its disk".to_owned(),
+            ));
+        };
+        guarded(what, || work(db)).map_err(|error| self.noted(error))
+    }
+
+    fn noted(&self, error: StoreError) -> StoreError {
+        let StoreError::Corrupt(why) = error else {
+            return error;
+        };
+        let why = damaged(&self.dir, &why);
+        if self.damage.set(why.clone()).is_ok() {
+            tracing::error!(error = why, "the store is damaged: it takes no writes");
+        }
+        StoreError::Corrupt(why)
+    }
+
     fn look(&self, key: &[u8]) -> Result<Option<Stored>, StoreError> {
-        let row = guarded("read", || self.db.get(key))?;
+        let row = self.on_db("read", |db| db.get(key))?;
         row.map(|row| Stored::read(row.as_ref())).transpose()
     }
 
@@ -116,7 +195,7 @@ impl SledKv {
         };
         let mut value = Vec::new();
         for key in chunks::keys(id, count) {
-            match guarded("read", || self.db.get(key))? {
+            match self.on_db("read", |db| db.get(key))? {
                 Some(chunk) => value.extend_from_slice(&chunk),
                 None => return Ok(None),
             }
@@ -133,9 +212,8 @@ impl SledKv {
                 return Ok(Some(value));
             }
         }
-        Err(StoreError::Corrupt(
-            "a part of a long value is missing".to_owned(),
-        ))
+        let missing = StoreError::Corrupt("a part of a long value is missing".to_owned());
+        Err(self.noted(missing))
     }
 }
 
@@ -148,11 +226,12 @@ impl Kv for SledKv {
 
     fn range(&self, from: Bound<Vec<u8>>, to: Vec<u8>, limit: usize) -> Result<Vec<Row>, StoreError> {
         let mut rows = Vec::new();
-        let mut iter = self.db.range((from, Bound::Excluded(to)));
-        while rows.len() < limit {
-            let Some((key, row)) = guarded("read", || iter.next().transpose())? else {
-                break;
-            };
+        // A limit may be as good as none, so it is no measure of what to make room for.
+        let found = self.on_db("read", |db| {
+            let rows = db.range((from, Bound::Excluded(to)));
+            rows.take(limit).collect::<Result<Vec<_>, _>>()
+        })?;
+        for (key, row) in found {
             let value = match self.value(Stored::read(row.as_ref())?)? {
                 Some(value) => Some(value),
                 None => self.find(&key)?,
@@ -165,6 +244,9 @@ impl Kv for SledKv {
     }
 
     fn check_room(&self) -> Result<(), StoreError> {
+        if let Some(why) = self.damage.get() {
+            return Err(StoreError::Corrupt(why.clone()));
+        }
         let free = disk::free_bytes(&self.dir)?;
         if free < self.reserve_bytes {
             return Err(StoreError::Full(format!(
@@ -185,14 +267,14 @@ impl Kv for SledKv {
             match value {
                 None => batch.remove(key),
                 Some(value) => {
-                    let new_id = || guarded("count", || self.db.generate_id());
+                    let new_id = || self.on_db("count", Db::generate_id);
                     for (key, row) in chunks::cut(key, &value, new_id)? {
                         batch.insert(key, row);
                     }
                 }
             }
         }
-        guarded("write", || self.db.apply_batch(batch))
+        self.on_db("write", |db| db.apply_batch(batch))
     }
 
     fn check_key(&self, key: &[u8]) -> Result<(), StoreError> {
@@ -206,8 +288,36 @@ impl Kv for SledKv {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        guarded("flush", || self.db.flush())?;
-        self.disk.sync().map_err(|e| disk_error("fdatasync", &e))
+        self.on_db("flush", |db| db.flush())?;
+        self.disk.sync().map_err(|e| {
+            self.sync_failed.store(true, Ordering::SeqCst);
+            disk_error("fdatasync", &e)
+        })
+    }
+
+    fn damaged(&self, why: &str) -> StoreError {
+        self.noted(StoreError::Corrupt(why.to_owned()))
+    }
+
+    fn note_reached(&self, revision: Revision) {
+        self.reached.note(revision.0);
+    }
+
+    fn reached(&self) -> Option<Revision> {
+        self.reached.read().map(Revision)
+    }
+
+    fn can_reopen(&self) -> bool {
+        // The kernel may have dropped what it could not write, and says so only once.
+        !self.sync_failed.load(Ordering::SeqCst)
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        drop(db.take());
+        *db = Some(open_db(&self.dir, self.cache_bytes)?);
+        drop(db);
+        self.sync()
     }
 }
 
@@ -233,8 +343,11 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 fn disk_error(what: &str, error: &io::Error) -> StoreError {
-    use io::ErrorKind::{FileTooLarge, InvalidData, QuotaExceeded, StorageFull, UnexpectedEof};
+    use io::ErrorKind::{
+        FileTooLarge, InvalidData, QuotaExceeded, ReadOnlyFilesystem, StorageFull, UnexpectedEof,
+    };
     match error.kind() {
+        ReadOnlyFilesystem => StoreError::ReadOnly(format!("{what}: {error}")),
         StorageFull | QuotaExceeded | FileTooLarge => StoreError::Full(format!("{what}: {error}")),
         InvalidData | UnexpectedEof => StoreError::Corrupt(format!("{what}: {error}")),
         _ => StoreError::Io(format!("{what}: {error}")),

@@ -184,6 +184,9 @@ impl<M> State<M> {
         let over = end
             .zip(self.faults.largest_file)
             .is_some_and(|(end, most)| end > most);
+        if self.faults.read_only {
+            return Err(Errno::EROFS);
+        }
         if self.faults.full || over {
             return Err(Errno::ENOSPC);
         }

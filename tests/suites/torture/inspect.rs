@@ -52,7 +52,8 @@ async fn rows(store: &SledStore) -> anyhow::Result<Found> {
     for row in store.nodes(None, usize::MAX).await? {
         found.insert(format!("node/{}", row.value.id.path()), row.value.serial);
     }
-    for row in store.tokens(None, usize::MAX).await? {
+    let tokens = store.tokens(None, usize::MAX).await?;
+    for row in tokens.into_iter().filter(|row| row.value.spent.is_none()) {
         found.insert(format!("token/{}", row.value.hash.0), "made".to_owned());
     }
     for bundle in store.bundles().await? {

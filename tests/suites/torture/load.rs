@@ -359,14 +359,14 @@ fn gone(status: &Status) -> anyhow::Result<()> {
     }
 }
 
-fn id(path: &str) -> types::Spiffeid {
+pub(crate) fn id(path: &str) -> types::Spiffeid {
     types::Spiffeid {
         trust_domain: TRUST_DOMAIN.to_owned(),
         path: path.to_owned(),
     }
 }
 
-fn entry(name: &str, hint: &str) -> types::Entry {
+pub(crate) fn entry(name: &str, hint: &str) -> types::Entry {
     types::Entry {
         id: name.to_owned(),
         spiffe_id: Some(id(&format!("/load/{name}"))),

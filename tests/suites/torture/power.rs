@@ -55,7 +55,7 @@ fn ledger_at(before: &Ledger, recording: &Recording<Event>, moment: usize) -> an
 }
 
 /// Copies a folder, and flushes all of it.
-fn copy_flushed(from: &Path, to: &Path) -> anyhow::Result<()> {
+pub(crate) fn copy_flushed(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir(to)?;
     fs::set_permissions(to, fs::metadata(from)?.permissions())?;
     for entry in fs::read_dir(from)? {
@@ -142,7 +142,7 @@ async fn torture(
     Ok(())
 }
 
-fn entry(name: &str, hint: &str) -> anyhow::Result<Entry> {
+pub(crate) fn entry(name: &str, hint: &str) -> anyhow::Result<Entry> {
     let id = |path: &str| vouchsafe_identity::SpiffeId::new(&format!("spiffe://example.org{path}"));
     Ok(Entry {
         id: EntryId::new(name)?,

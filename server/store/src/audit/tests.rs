@@ -57,6 +57,13 @@ impl Moody {
 }
 
 #[async_trait]
+impl crate::BackupReader for Moody {
+    async fn backup(&self, to: mpsc::Sender<crate::BackupPart>) -> Result<(), StoreError> {
+        self.inner.backup(to).await
+    }
+}
+
+#[async_trait]
 impl Store for Moody {
     async fn commit(&self, commit: Commit) -> Result<Revision, CommitError> {
         if self.takes.load(Ordering::SeqCst) {

@@ -14,6 +14,7 @@ enum Fault {
     Sync,
     PanicInApply,
     PanicInSync,
+    Reopen,
 }
 
 /// A map whose writes block, and go wrong as told.
@@ -22,6 +23,8 @@ struct Faulty {
     fault: Mutex<Fault>,
     synced: AtomicBool,
     applied: AtomicUsize,
+    sync_failed: AtomicBool,
+    reopened: AtomicUsize,
 }
 
 impl Faulty {
@@ -64,9 +67,32 @@ impl Kv for Faulty {
     fn sync(&self) -> Result<(), StoreError> {
         assert!(!self.is(Fault::PanicInSync), "told to panic");
         if self.is(Fault::Sync) {
+            self.sync_failed.store(true, Ordering::SeqCst);
             return Err(StoreError::Io("told to fail".to_owned()));
         }
         self.synced.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn damaged(&self, why: &str) -> StoreError {
+        StoreError::Corrupt(why.to_owned())
+    }
+
+    fn note_reached(&self, _revision: crate::Revision) {}
+
+    fn reached(&self) -> Option<crate::Revision> {
+        None
+    }
+
+    fn can_reopen(&self) -> bool {
+        !self.sync_failed.load(Ordering::SeqCst)
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        self.reopened.fetch_add(1, Ordering::SeqCst);
+        if self.is(Fault::Reopen) {
+            return Err(StoreError::Io("told to fail".to_owned()));
+        }
         Ok(())
     }
 }
@@ -77,6 +103,8 @@ fn store() -> KvStore<Faulty> {
         fault: Mutex::new(Fault::None),
         synced: AtomicBool::new(false),
         applied: AtomicUsize::new(0),
+        sync_failed: AtomicBool::new(false),
+        reopened: AtomicUsize::new(0),
     };
     KvStore::fresh(kv, "server-1".to_owned(), 100)
 }
@@ -177,4 +205,43 @@ async fn a_paused_clock_does_not_run_on_while_a_commit_is_made() {
         made.await.unwrap().unwrap();
     }
     assert_eq!(begun.elapsed(), std::time::Duration::ZERO);
+}
+
+async fn later() {
+    tokio::time::advance(std::time::Duration::from_secs(2)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_write_that_failed_the_map_is_read_again_and_writes_go_on() {
+    let store = store();
+    store.commit(commit("kept")).await.unwrap();
+    *store.core.kv.fault.lock().unwrap() = Fault::Apply;
+    store.commit(commit("lost")).await.unwrap_err();
+    *store.core.kv.fault.lock().unwrap() = Fault::Reopen;
+    later().await;
+    let refused = store.commit(commit("refused")).await.unwrap_err().to_string();
+    assert!(refused.contains("tried again by itself"), "{refused}");
+    *store.core.kv.fault.lock().unwrap() = Fault::NoRoom;
+    later().await;
+    store.commit(commit("no room")).await.unwrap_err();
+    assert_eq!(store.core.kv.reopened.load(Ordering::SeqCst), 1);
+    *store.core.kv.fault.lock().unwrap() = Fault::None;
+    assert_eq!(store.commit(commit("again")).await.unwrap(), Revision(2));
+    assert!(store.takes_writes().is_ok());
+    assert_eq!(store.core.kv.reopened.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_sync_that_failed_nothing_is_tried_again() {
+    let store = store();
+    store.commit(commit("kept")).await.unwrap();
+    *store.core.kv.fault.lock().unwrap() = Fault::Sync;
+    store.commit(commit("lost")).await.unwrap_err();
+    *store.core.kv.fault.lock().unwrap() = Fault::None;
+    for _ in 0..3 {
+        later().await;
+        let refused = store.commit(commit("refused")).await.unwrap_err().to_string();
+        assert!(refused.contains("start the server again"), "{refused}");
+    }
+    assert_eq!(store.core.kv.reopened.load(Ordering::SeqCst), 0);
 }

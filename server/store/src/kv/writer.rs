@@ -1,8 +1,11 @@
 //! The one writer: checks expectations, counts revisions and audit records, keeps shapes unique.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use vouchsafe_audit::{Record as AuditRecord, SCHEMA_VERSION};
 
 use super::{Kv, Rows};
@@ -11,6 +14,17 @@ use crate::{Commit, CommitError, Entry, EntryId, Expect, Key, Mutation, Record, 
 
 /// Most revisions that one group prunes from the change log, so that no commit waits long for it.
 const MAX_PRUNED: u64 = 256;
+/// How long after a failed write the map is read anew, and again if that fails.
+const MEND_EVERY: Duration = Duration::from_secs(1);
+
+/// Whether a write that failed so may succeed later.
+fn may_mend<K: Kv>(kv: &K, error: &StoreError) -> bool {
+    let passing = matches!(
+        error,
+        StoreError::Full(_) | StoreError::ReadOnly(_) | StoreError::Io(_) | StoreError::Locked { .. }
+    );
+    passing && kv.can_reopen()
+}
 
 /// The writer's own state.
 #[derive(Debug)]
@@ -18,8 +32,17 @@ pub(super) struct Writer {
     log_id: String,
     keep_changes: u64,
     durable: Head,
-    /// Why nothing is written any more.
-    closed: Option<String>,
+    /// Why nothing is written now, after a write that failed.
+    closed: Option<Closed>,
+    /// While everything is being copied, the keys that were written since they were last asked for.
+    touched: Option<BTreeSet<Vec<u8>>>,
+}
+
+#[derive(Debug)]
+struct Closed {
+    why: String,
+    /// When the map may be read anew; never where only a new start of the process mends it.
+    again_at: Option<Instant>,
 }
 
 impl Writer {
@@ -29,7 +52,30 @@ impl Writer {
             keep_changes,
             durable: head,
             closed: None,
+            touched: None,
         }
+    }
+
+    /// From now on, notes which keys are written.
+    pub(super) fn begin_copy(&mut self) -> Result<(), StoreError> {
+        self.check_open()?;
+        if self.touched.is_some() {
+            return Err(StoreError::Closed("another backup is under way".to_owned()));
+        }
+        self.touched = Some(BTreeSet::new());
+        Ok(())
+    }
+
+    /// The keys that were written since this was last asked.
+    pub(super) fn touched(&mut self) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+        // What is in the map after a failed write is not known to be durable.
+        self.check_open()?;
+        Ok(self.touched.replace(BTreeSet::new()).unwrap_or_default())
+    }
+
+    /// Notes no more.
+    pub(super) fn end_copy(&mut self) {
+        self.touched = None;
     }
 
     /// Where the counters stand, durable commits only.
@@ -49,11 +95,11 @@ impl Writer {
     ) -> Vec<Result<Revision, CommitError>> {
         let count = commits.len();
         let refuse = |error: StoreError| vec![Err(CommitError::Store(error)); count];
-        if let Err(closed) = self.check_open() {
-            return refuse(closed);
-        }
         if let Err(full) = kv.check_room() {
             return refuse(full);
+        }
+        if let Err(closed) = self.mend(kv) {
+            return refuse(closed);
         }
         let work = AssertUnwindSafe(|| self.write_group(kv, commits, pruning));
         match catch_unwind(work) {
@@ -62,33 +108,72 @@ impl Writer {
                 results
             }
             Ok(Err((results, error))) => {
-                self.close(&error);
+                self.close(&error, may_mend(kv, &error));
                 let failed = |result: Result<_, _>| result.and(Err(CommitError::Store(error.clone())));
                 results.into_iter().map(failed).collect()
             }
             Err(_panic) => {
                 let error = StoreError::Corrupt("the writer panicked".to_owned());
-                self.close(&error);
+                self.close(&error, false);
                 refuse(error)
             }
         }
     }
 
-    /// Whether no write has failed so far.
+    /// Whether no write has failed that was not mended since.
     pub(super) fn check_open(&self) -> Result<(), StoreError> {
-        self.closed
-            .clone()
-            .map_or(Ok(()), |why| Err(StoreError::Closed(why)))
+        match &self.closed {
+            Some(closed) => Err(StoreError::Closed(closed.why.clone())),
+            None => Ok(()),
+        }
     }
 
-    fn close(&mut self, error: &StoreError) {
-        tracing::error!(%error, "a write failed: the store takes no writes until the server is started again");
-        self.closed = Some(format!("{error}; mend the cause and start the server again"));
+    /// After a failed write, reads from the disk what is really there, and goes on from it.
+    ///
+    /// What the failed write was about may be there or not, as its callers were told. Of a failed *sync* nothing is
+    /// tried again in this process ([`Kv::can_reopen`]).
+    fn mend<K: Kv>(&mut self, kv: &K) -> Result<(), StoreError> {
+        match &self.closed {
+            Some(Closed {
+                again_at: Some(at), ..
+            }) if *at <= Instant::now() => {}
+            _ => return self.check_open(),
+        }
+        match kv.reopen().and_then(|()| super::read_head(kv)) {
+            Ok(head) if head.revision >= self.durable.revision => {
+                tracing::info!(revision = head.revision.0, "the store takes writes again");
+                self.durable = head;
+                self.closed = None;
+                Ok(())
+            }
+            Ok(head) => {
+                let (found, known) = (head.revision.0, self.durable.revision.0);
+                let why = format!("it ends at revision {found}, and {known} was acknowledged");
+                self.close(&kv.damaged(&why), false);
+                self.check_open()
+            }
+            Err(error) => {
+                self.close(&error, may_mend(kv, &error));
+                self.check_open()
+            }
+        }
+    }
+
+    fn close(&mut self, error: &StoreError, may_mend: bool) {
+        let next = match may_mend {
+            true => "it is tried again by itself",
+            false => "mend the cause and start the server again",
+        };
+        tracing::error!(%error, next, "a write failed: the store takes no writes");
+        self.closed = Some(Closed {
+            why: format!("{error}; {next}"),
+            again_at: may_mend.then(|| Instant::now() + MEND_EVERY),
+        });
     }
 
     #[expect(clippy::type_complexity, reason = "the answers come with either outcome")]
     fn write_group<K: Kv>(
-        &self,
+        &mut self,
         kv: &K,
         commits: Vec<Commit>,
         pruning: impl FnOnce(Revision),
@@ -106,8 +191,12 @@ impl Writer {
         }
         let written = group.finish(self.keep_changes).and_then(|(rows, head)| {
             pruning(head.changes_floor);
+            if let Some(touched) = &mut self.touched {
+                touched.extend(rows.keys().cloned());
+            }
             kv.apply(rows)?;
             kv.sync()?;
+            kv.note_reached(head.revision);
             Ok(head)
         });
         match written {

@@ -7,14 +7,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::statvfs::statvfs;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::disk_error;
 use crate::StoreError;
 
 const LOCK_FILE: &str = "lock";
 /// The one file in which sled keeps its log, and so its data.
-const DB_FILE: &str = "db";
+pub(super) const DB_FILE: &str = "db";
 /// How often, and how long apart, to look whether a store is closed: five seconds.
 const CLOSE_LOOKS: u32 = 1000;
 const CLOSE_NAP: Duration = Duration::from_millis(5);
@@ -119,8 +120,28 @@ pub(super) fn sync_tree(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Lets the kernel forget what it holds of sled's file, so that what is read is what the disk has: after a sync that
+/// failed, in this process or one before it, the two may differ.
+pub(super) fn forget_cached(dir: &Path) -> io::Result<()> {
+    let file = match File::open(dir.join(DB_FILE)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    // What is not written yet is not forgotten.
+    file.sync_data()?;
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    Ok(())
+}
+
 /// Space that is left for us on the file system of `dir`, in bytes.
 pub(super) fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
     let found = statvfs(dir).map_err(|e| disk_error(&format!("`{}`", dir.display()), &e.into()))?;
+    if found.flags().contains(FsFlags::ST_RDONLY) {
+        return Err(StoreError::ReadOnly(format!(
+            "`{}` is mounted read-only: look why in the kernel's log, then mount it for writing again",
+            dir.display()
+        )));
+    }
     Ok(found.blocks_available().saturating_mul(found.fragment_size()))
 }

@@ -254,17 +254,21 @@ fn the_synced_file_is_the_one_that_sled_writes() {
 fn kv(dir: &Path) -> SledKv {
     let lock = disk::prepare(dir).unwrap();
     SledKv {
-        db: ::sled::open(dir).unwrap(),
+        db: RwLock::new(Some(::sled::open(dir).unwrap())),
         disk: Box::new(FileSync::open(dir).unwrap()),
         dir: dir.to_owned(),
+        cache_bytes: 1 << 20,
+        reached: Reached::open(dir).unwrap(),
         reserve_bytes: 0,
+        damage: OnceLock::new(),
+        sync_failed: AtomicBool::new(false),
         _lock: lock,
     }
 }
 
 /// How many rows sled has, chunks and all.
 fn rows(kv: &SledKv) -> usize {
-    kv.db.len()
+    kv.on_db("count", |db| Ok(db.len())).unwrap()
 }
 
 #[test]
@@ -320,10 +324,17 @@ fn a_missing_chunk_is_damage() {
     let kv = kv(dir.path());
     kv.apply(Rows::from([(b"k".to_vec(), Some(vec![1; 9000]))]))
         .unwrap();
-    let (last, _) = kv.db.last().unwrap().unwrap();
-    kv.db.remove(last).unwrap();
+    assert!(kv.check_room().is_ok());
+    let (last, _) = kv.on_db("read", |db| db.last()).unwrap().unwrap();
+    kv.on_db("remove", |db| db.remove(last)).unwrap();
     let found = kv.get(b"k");
     assert!(matches!(found, Err(StoreError::Corrupt(_))), "{found:?}");
+    // From then on nothing is written, and the file and the way out are named.
+    let refused = kv.check_room().unwrap_err().to_string();
+    assert!(
+        refused.contains("/db`") && refused.contains("restore"),
+        "{refused}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@
     reason = "tests; helpers stand outside of test functions"
 )]
 
+mod backup;
 mod commits;
 mod kill;
 mod logs;

@@ -1,0 +1,184 @@
+//! Copies everything while writes go on.
+//!
+//! The writer notes which keys it touches meanwhile. Rows are read without holding anybody up; then those that were
+//! touched are read again, until so few are left that they are read while the writer waits: that is the copy's revision.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError};
+
+use async_trait::async_trait;
+use aws_lc_rs::digest::{Context, SHA256};
+use tokio::sync::mpsc;
+
+use super::{Core, Kv, KvStore};
+use crate::backup::{BackupEnd, BackupPart, BackupReader, DELETE, DIGEST_BYTES, END, MAGIC, PUT};
+use crate::codec::{self, FORMAT, Head, Kind, Meta};
+use crate::{Revision, StoreError};
+
+const PAGE_ROWS: usize = 256;
+/// So many rows are read while the writer waits.
+const FEW: usize = 256;
+/// How often touched rows are read without making the writer wait.
+const MOST_ROUNDS: usize = 16;
+const PART_BYTES: usize = 64 << 10;
+
+#[async_trait]
+impl<K: Kv> BackupReader for KvStore<K> {
+    async fn backup(&self, to: mpsc::Sender<BackupPart>) -> Result<(), StoreError> {
+        let core = Arc::clone(&self.core);
+        let copied = tokio::task::spawn_blocking(move || copy(&core, to)).await;
+        copied.map_err(|e| StoreError::Closed(format!("the copy was interrupted: {e}")))?
+    }
+}
+
+/// Why a copy ends early.
+enum Stop {
+    /// Nobody listens any more.
+    Gone,
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn copy<K: Kv>(core: &Core<K>, to: mpsc::Sender<BackupPart>) -> Result<(), StoreError> {
+    core.lock().begin_copy()?;
+    let copied = copy_all(core, to);
+    core.lock().end_copy();
+    match copied {
+        Ok(()) | Err(Stop::Gone) => Ok(()),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+fn copy_all<K: Kv>(core: &Core<K>, to: mpsc::Sender<BackupPart>) -> Result<(), Stop> {
+    let mut out = Out::new(to);
+    out.bytes(MAGIC)?;
+    // A map in memory says nothing about itself; where it does, that row follows and counts.
+    let meta = Meta {
+        format: FORMAT,
+        server_id: core.server_id.clone(),
+    };
+    let meta = codec::encode(Kind::Meta, Revision::default(), &meta)?;
+    out.row(&codec::meta_key(), Some(&meta))?;
+    let mut from = Bound::Unbounded;
+    loop {
+        let page = core.kv.range(from, vec![u8::MAX], PAGE_ROWS)?;
+        let Some((last, _)) = page.last() else { break };
+        from = Bound::Excluded(last.clone());
+        for (key, value) in page {
+            out.row(&key, Some(&value))?;
+        }
+    }
+    for round in 0.. {
+        let mut writer = core.lock();
+        let touched = writer.touched()?;
+        if touched.len() <= FEW || round == MOST_ROUNDS {
+            let head = writer.durable();
+            let rows = read(core, touched)?;
+            writer.end_copy();
+            drop(writer);
+            out.rows(rows)?;
+            return out.end(head, &core.server_id);
+        }
+        drop(writer);
+        out.rows(read(core, touched)?)?;
+    }
+    Ok(())
+}
+
+type Touched = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+fn read<K: Kv>(core: &Core<K>, keys: BTreeSet<Vec<u8>>) -> Result<Touched, StoreError> {
+    let read = |key: Vec<u8>| Ok((key.clone(), core.kv.get(&key)?));
+    keys.into_iter().map(read).collect()
+}
+
+/// The stream on its way.
+struct Out {
+    to: mpsc::Sender<BackupPart>,
+    digest: Context,
+    part: Vec<u8>,
+    rows: u64,
+}
+
+impl Out {
+    fn new(to: mpsc::Sender<BackupPart>) -> Self {
+        Self {
+            to,
+            digest: Context::new(&SHA256),
+            part: Vec::new(),
+            rows: 0,
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        self.digest.update(bytes);
+        self.part.extend_from_slice(bytes);
+        if self.part.len() >= PART_BYTES {
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), Stop> {
+        let part = BackupPart::Bytes(std::mem::take(&mut self.part));
+        self.to.blocking_send(part).map_err(|_gone| Stop::Gone)
+    }
+
+    fn sized(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let length = u32::try_from(bytes.len())
+            .map_err(|_big| StoreError::Unstorable("a value is too long for a backup".to_owned()))?;
+        self.bytes(&length.to_be_bytes())?;
+        self.bytes(bytes)
+    }
+
+    fn row(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Stop> {
+        if !Kind::is_kept(key) {
+            return Ok(());
+        }
+        self.bytes(&[if value.is_some() { PUT } else { DELETE }])?;
+        self.sized(key)?;
+        self.sized(value.unwrap_or_default())?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn rows(&mut self, rows: Touched) -> Result<(), Stop> {
+        rows.iter()
+            .try_for_each(|(key, value)| self.row(key, value.as_deref()))
+    }
+
+    fn end(mut self, head: Head, server_id: &str) -> Result<(), Stop> {
+        let end = BackupEnd {
+            revision: head.revision,
+            audit_seq: head.audit_seq,
+            server_id: server_id.to_owned(),
+            rows: self.rows,
+        };
+        let text = serde_json::to_vec(&end).map_err(|e| StoreError::Unstorable(e.to_string()))?;
+        self.bytes(&[END])?;
+        self.sized(&text)?;
+        let mut sha256 = [0; DIGEST_BYTES];
+        let digest = self.digest.clone().finish();
+        sha256
+            .iter_mut()
+            .zip(digest.as_ref())
+            .for_each(|(place, byte)| *place = *byte);
+        self.part.extend_from_slice(&sha256);
+        self.send()?;
+        self.to
+            .blocking_send(BackupPart::End { end, sha256 })
+            .map_err(|_gone| Stop::Gone)
+    }
+}
+
+impl<K: Kv> Core<K> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, super::Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
