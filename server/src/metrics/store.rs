@@ -4,14 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use vouchsafe_audit::Record;
 use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
 use vouchsafe_store::{
-    AuditReader, BundleReader, Change, ChangeReader, Commit, CommitError, Entry, EntryId, EntryReader,
-    JoinToken, JournalReader, JournalRow, Node, NodeReader, Revision, SharedStore, Store, StoreError,
-    TokenHash, TokenReader, Versioned,
+    AuditReader, BackupPart, BackupReader, BundleReader, Change, ChangeReader, Commit, CommitError, Entry,
+    EntryId, EntryReader, JoinToken, JournalReader, JournalRow, Node, NodeReader, Revision, SharedStore,
+    Store, StoreError, TokenHash, TokenReader, Versioned,
 };
 
 use super::Commits;
@@ -133,6 +133,13 @@ impl JournalReader for MeteredStore {
 impl ChangeReader for MeteredStore {
     async fn changes(&self, after: Revision, limit: usize) -> Result<Option<Vec<Change>>, StoreError> {
         self.inner.changes(after, limit).await
+    }
+}
+
+#[async_trait]
+impl BackupReader for MeteredStore {
+    async fn backup(&self, to: mpsc::Sender<BackupPart>) -> Result<(), StoreError> {
+        self.inner.backup(to).await
     }
 }
 
