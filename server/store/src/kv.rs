@@ -67,18 +67,16 @@ pub trait Kv: Send + Sync + 'static {
     /// [`StoreError`] when they were not written; the map must not be written any more.
     fn apply(&self, rows: Rows) -> Result<(), StoreError>;
 
-    /// Returns when all that was applied survives a loss of power.
+    /// Returns when all that was applied survives a loss of power; then notes beside the map that it has been
+    /// acknowledged up to `reached`, so that a map which lost its end is known at the next open. The note need not be
+    /// durable: what it says is never more than what is.
     ///
     /// # Errors
-    /// [`StoreError`] when it may not; the map must not be written any more.
-    fn sync(&self) -> Result<(), StoreError>;
+    /// [`StoreError`] when it may not survive; the map must not be written any more.
+    fn sync(&self, reached: Revision) -> Result<(), StoreError>;
 
     /// The error that says what is damaged, where, and what to do; nothing is written from then on.
     fn damaged(&self, why: &str) -> StoreError;
-
-    /// Notes beside the map how far it has been acknowledged, so that a map which lost its end is known at the next
-    /// open. It need not be durable: what it says is never more than what is.
-    fn note_reached(&self, revision: Revision);
 
     /// What was noted last, if that can be read.
     fn reached(&self) -> Option<Revision>;
@@ -134,7 +132,7 @@ impl<K: Kv> KvStore<K> {
             let row = codec::encode(Kind::Meta, Revision::default(), &meta)?;
             kv.check_room()?;
             kv.apply(Rows::from([(codec::meta_key(), Some(row))]))?;
-            kv.sync()?;
+            kv.sync(Revision::default())?;
             return Ok(Self::fresh(kv, meta.server_id, keep_changes));
         };
         let meta: Meta = codec::decode(Kind::Meta, &meta)?.value;

@@ -63,14 +63,12 @@ impl Kv for MemoryKv {
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
+    fn sync(&self, _reached: crate::Revision) -> Result<(), StoreError> {
         Ok(())
     }
     fn damaged(&self, why: &str) -> StoreError {
         StoreError::Corrupt(why.to_owned())
     }
-
-    fn note_reached(&self, _revision: crate::Revision) {}
 
     fn reached(&self) -> Option<crate::Revision> {
         None

@@ -120,7 +120,7 @@ impl SledKv {
             _lock: lock,
         };
         // What a process that was killed wrote last may be in the kernel only; nobody may see it before it is safe.
-        kv.sync()?;
+        kv.flush()?;
         Ok(kv)
     }
 }
@@ -180,6 +180,15 @@ impl SledKv {
             tracing::error!(error = why, "the store is damaged: it takes no writes");
         }
         StoreError::Corrupt(why)
+    }
+
+    /// Has sled write what it holds, and the disk keep it.
+    fn flush(&self) -> Result<(), StoreError> {
+        self.on_db("flush", |db| db.flush())?;
+        self.disk.sync().map_err(|e| {
+            self.sync_failed.store(true, Ordering::SeqCst);
+            disk_error("fdatasync", &e)
+        })
     }
 
     fn look(&self, key: &[u8]) -> Result<Option<Stored>, StoreError> {
@@ -287,20 +296,14 @@ impl Kv for SledKv {
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
-        self.on_db("flush", |db| db.flush())?;
-        self.disk.sync().map_err(|e| {
-            self.sync_failed.store(true, Ordering::SeqCst);
-            disk_error("fdatasync", &e)
-        })
+    fn sync(&self, reached: Revision) -> Result<(), StoreError> {
+        self.flush()?;
+        self.reached.note(reached.0);
+        Ok(())
     }
 
     fn damaged(&self, why: &str) -> StoreError {
         self.noted(StoreError::Corrupt(why.to_owned()))
-    }
-
-    fn note_reached(&self, revision: Revision) {
-        self.reached.note(revision.0);
     }
 
     fn reached(&self) -> Option<Revision> {
@@ -317,7 +320,7 @@ impl Kv for SledKv {
         drop(db.take());
         *db = Some(open_db(&self.dir, self.cache_bytes)?);
         drop(db);
-        self.sync()
+        self.flush()
     }
 }
 

@@ -171,7 +171,7 @@ fn write(mut from: impl Read, dir: &Path) -> Result<Restored, RestoreError> {
     if meta.format > FORMAT {
         return Err(RestoreError::Foreign);
     }
-    kv.sync()?;
+    kv.sync(revision)?;
     Ok(Restored { end, revision })
 }
 

@@ -64,7 +64,7 @@ impl Kv for Faulty {
         self.inner.apply(rows)
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
+    fn sync(&self, _reached: crate::Revision) -> Result<(), StoreError> {
         assert!(!self.is(Fault::PanicInSync), "told to panic");
         if self.is(Fault::Sync) {
             self.sync_failed.store(true, Ordering::SeqCst);
@@ -77,8 +77,6 @@ impl Kv for Faulty {
     fn damaged(&self, why: &str) -> StoreError {
         StoreError::Corrupt(why.to_owned())
     }
-
-    fn note_reached(&self, _revision: crate::Revision) {}
 
     fn reached(&self) -> Option<crate::Revision> {
         None

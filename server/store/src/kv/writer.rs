@@ -40,7 +40,7 @@ pub(super) struct Writer {
 
 #[derive(Debug)]
 struct Closed {
-    why: String,
+    why: StoreError,
     /// When the map may be read anew; never where only a new start of the process mends it.
     again_at: Option<Instant>,
 }
@@ -123,7 +123,7 @@ impl Writer {
     /// Whether no write has failed that was not mended since.
     pub(super) fn check_open(&self) -> Result<(), StoreError> {
         match &self.closed {
-            Some(closed) => Err(StoreError::Closed(closed.why.clone())),
+            Some(closed) => Err(closed.why.clone()),
             None => Ok(()),
         }
     }
@@ -166,7 +166,12 @@ impl Writer {
         };
         tracing::error!(%error, next, "a write failed: the store takes no writes");
         self.closed = Some(Closed {
-            why: format!("{error}; {next}"),
+            why: match error {
+                // What an operator can mend is told by its own name, also to those who come later.
+                StoreError::Full(why) if may_mend => StoreError::Full(format!("{why}; {next}")),
+                StoreError::ReadOnly(why) if may_mend => StoreError::ReadOnly(format!("{why}; {next}")),
+                _ => StoreError::Closed(format!("{error}; {next}")),
+            },
             again_at: may_mend.then(|| Instant::now() + MEND_EVERY),
         });
     }
@@ -195,8 +200,7 @@ impl Writer {
                 touched.extend(rows.keys().cloned());
             }
             kv.apply(rows)?;
-            kv.sync()?;
-            kv.note_reached(head.revision);
+            kv.sync(head.revision)?;
             Ok(head)
         });
         match written {
