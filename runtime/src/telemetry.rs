@@ -107,15 +107,15 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
         source,
     };
     // A bare word that is no level is taken for a part by the parser, and would silence all others.
-    for word in level
-        .split(',')
-        .map(str::trim)
-        .filter(|word| !word.contains(['=', '[']))
-    {
-        word.parse::<LevelFilter>()
-            .map_err(|_| TelemetryError::Word(word.to_owned()))?;
+    let words: Vec<&str> = level.split(',').map(str::trim).collect();
+    for word in words.iter().filter(|word| !word.contains(['=', '['])) {
+        // An empty one is a level for the library, and a slip for everybody else.
+        let known = !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+        if !known {
+            return Err(TelemetryError::Word((*word).to_owned()));
+        }
     }
-    EnvFilter::try_new(format!("{QUIET},{level}")).map_err(refused)
+    EnvFilter::try_new(format!("{QUIET},{}", words.join(","))).map_err(refused)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use vouchsafe_identity::Bundle;
 use vouchsafe_runtime::Clock;
 use vouchsafe_runtime::notify::Notifier;
 
@@ -41,7 +42,10 @@ impl Held {
         let now = host.clock.now();
         let restored = stored_id(state, &config.trust_domain)?
             .and_then(|agent| seal.restore(agent.as_str(), &config.trust_domain, now));
-        if let Some(restored) = restored {
+        if let Some(mut restored) = restored {
+            if let Some(stored) = state.load_bundle(&config.trust_domain)? {
+                prefer_newer(&mut restored.bundles, stored);
+            }
             self.take(restored, now);
         }
         Ok(Some(seal))
@@ -83,6 +87,17 @@ impl Held {
     }
 }
 
+/// Puts the stored bundle in place of the sealed one if it is the newer: it is stored at once, and sealed a moment
+/// later. An agent that went back to the older one might no longer know its server.
+fn prefer_newer(sealed: &mut [Bundle], stored: Bundle) {
+    let same = sealed
+        .iter_mut()
+        .find(|bundle| bundle.trust_domain == stored.trust_domain);
+    if let Some(older) = same.filter(|bundle| bundle.sequence < stored.sequence) {
+        *older = stored;
+    }
+}
+
 /// Tells the service manager whether the server is heard, at each change.
 pub(super) async fn tell(notifier: &Notifier, status: &Status) {
     let mut changes = status.changes();
@@ -109,5 +124,28 @@ fn in_words(sync: &SyncState) -> String {
             format!("degraded: the server is unreachable since {since}, last heard {heard}")
         }
         (false, None) => format!("degraded: serving what was sealed, the server was last heard {heard}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vouchsafe_identity::TrustDomain;
+
+    use super::*;
+
+    fn bundle(name: &str, sequence: u64) -> Bundle {
+        Bundle {
+            sequence,
+            ..Bundle::empty(TrustDomain::new(name).unwrap())
+        }
+    }
+
+    #[test]
+    fn of_the_sealed_and_the_stored_bundle_the_newer_counts() {
+        for (sealed, stored, counts) in [(3, 4, 4), (4, 4, 4), (5, 4, 5)] {
+            let mut bundles = [bundle("far.example", 1), bundle("example.org", sealed)];
+            prefer_newer(&mut bundles, bundle("example.org", stored));
+            assert_eq!(bundles.map(|bundle| bundle.sequence), [1, counts]);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Who gets a cached token, and who does not. The processes are real ones, since only they have identities.
 
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use vouchsafe_attestors::{Process, Reach};
 use vouchsafe_sys::PidFd;
@@ -35,10 +36,17 @@ impl Waiting {
             gid: nix::unistd::getegid().as_raw(),
             reach: Reach::Full,
         };
-        Measurer::new(Vec::new(), Arc::new(Reads::default()))
-            .fingerprint(&process)
-            .await
-            .unwrap()
+        let measurer = Measurer::new(Vec::new(), Arc::new(Reads::default()));
+        // In the midst of an exec a process has no numbers of its own yet, and is refused.
+        let ready = async {
+            loop {
+                match measurer.fingerprint(&process).await {
+                    Ok(fingerprint) => break fingerprint,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, ready).await.unwrap()
     }
 }
 
@@ -48,6 +56,9 @@ impl Drop for Waiting {
         let _status = self.0.wait();
     }
 }
+
+/// How long a process may take to begin.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 fn token(seconds: i64) -> Arc<JwtSvid> {
     Arc::new(JwtSvid {
