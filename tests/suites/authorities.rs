@@ -234,13 +234,13 @@ async fn kills() -> anyhow::Result<()> {
         let old = active(&at, kind).await?;
         let new = step(&at, &["prepare", kind]).await?;
         restart(&mut at).await?;
-        ensure!(shown(&at, kind, "prepared").await? == [new.clone()]);
+        ensure!(shown(&at, kind, "prepared").await? == std::slice::from_ref(&new));
         step(&at, &["activate", kind, &new]).await?;
         restart(&mut at).await?;
         ensure!(active(&at, kind).await? == new);
         step(&at, &["taint", kind, &old]).await?;
         restart(&mut at).await?;
-        ensure!(shown(&at, kind, "old").await? == [old.clone()]);
+        ensure!(shown(&at, kind, "old").await? == std::slice::from_ref(&old));
         until(
             "what the agent serves is signed by the new authority",
             async || {

@@ -1,7 +1,7 @@
 //! The metrics that docs/metrics.md lists are those that the real daemons export, both ways, with their kinds and labels.
 
 #![expect(
-    clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::panic,
     reason = "helpers of tests fail as tests do"
 )]
