@@ -2,6 +2,7 @@
 
 #![expect(
     clippy::indexing_slicing,
+    clippy::unwrap_used,
     clippy::panic,
     reason = "helpers of tests fail as tests do"
 )]
