@@ -53,6 +53,7 @@ pub(crate) struct World {
     link: Link,
     server: Option<Running<TaskFailed>>,
     agent: Option<Running<AppError>>,
+    token: String,
     entries: BTreeMap<u8, Registered>,
     /// Identities that the caller may be served: those it has now, and those it had when the agent last heard.
     lately: BTreeSet<String>,
@@ -78,6 +79,7 @@ impl World {
             link: Link::start().await?,
             server: None,
             agent: None,
+            token: String::new(),
             entries: BTreeMap::new(),
             lately: BTreeSet::new(),
             alone_since: None,
@@ -286,7 +288,8 @@ impl World {
         Ok(())
     }
 
-    async fn start_agent(&mut self, token: Option<&str>) -> anyhow::Result<()> {
+    /// With the token of its last joining, as a service that always starts the same way.
+    async fn start_agent(&mut self) -> anyhow::Result<()> {
         let text = format!(
             "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nserver_address = \"{}\"\nworkload_socket = {:?}\n\
              admin_socket = {:?}\ntrust_bundle = {:?}\n",
@@ -303,10 +306,8 @@ impl World {
             credentials: None,
             ..vouchsafe_agent::Host::default()
         };
-        let token = token
-            .map(vouchsafe_node_attestors::join_token::Token::new)
-            .transpose()?;
-        let app = vouchsafe_agent::App::build(config, host, token)
+        let token = vouchsafe_node_attestors::join_token::Token::new(&self.token)?;
+        let app = vouchsafe_agent::App::build(config, host, Some(token))
             .await
             .context("the agent does not start")?;
         self.agent = Some(Running::start("agent", |signal| app.run(signal)));
@@ -329,7 +330,7 @@ impl World {
             crate::checks::pem(&bundle.into_inner())?,
         )?;
         let asked = CreateJoinTokenRequest {
-            ttl: 600,
+            ttl: 24 * 3600,
             agent_id: Some(spiffe_id(NODE_PATH)),
             ..CreateJoinTokenRequest::default()
         };
@@ -337,13 +338,14 @@ impl World {
             .create_join_token(asked)
             .await?
             .into_inner();
-        self.start_agent(Some(&token.value)).await
+        self.token = token.value;
+        self.start_agent().await
     }
 
     async fn restart_agent(&mut self) -> anyhow::Result<()> {
         let agent = self.agent.take().context("the agent runs")?;
         agent.stop().await.context("stopping the agent")?;
-        self.start_agent(None).await
+        self.start_agent().await
     }
 
     async fn ban(&mut self) -> anyhow::Result<()> {
