@@ -197,12 +197,14 @@ async fn leak() -> anyhow::Result<()> {
     // The agent goes on with its server.
     at.entry("spiffe://example.org/agent/second", &[&own_uid()], &[])
         .await?;
-    let second = loop {
+    let mut second = loop {
         let message = next(&mut svids).await?;
         if message.svids.len() == 2 {
             break message;
         }
     };
+    // Entries of the same second come in the order of their ids.
+    second.svids.retain(|svid| svid.spiffe_id == WORKLOAD);
     ensure!(Given::read(&second)?.signer == new);
     Ok(())
 }

@@ -57,6 +57,7 @@ pub(super) fn node(path: &str, has: &[u8]) -> Node {
         expires_at: now(),
         next_serial: None,
         next_expires_at: None,
+        handed_out_before: Vec::new(),
         selectors: selectors(has),
         banned: false,
         can_reattest: false,

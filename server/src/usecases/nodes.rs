@@ -13,7 +13,8 @@ use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::x509::csr::{self, CsrError};
 use vouchsafe_identity::{SpiffeId, TrustDomain};
 use vouchsafe_store::{
-    ChangeKind, Commit, CommitError, Expect, Key, Node, Record, SharedStore, StoreError, TokenHash, Versioned,
+    ChangeKind, Commit, CommitError, Expect, HandedOut, Key, Node, Record, SharedStore, StoreError,
+    TokenHash, Versioned,
 };
 
 use super::registry::{self, RegistryError};
@@ -206,7 +207,7 @@ impl Nodes {
             if in_use {
                 return Ok(node);
             }
-            self.promote(origin, &node).await?;
+            self.promote(origin, &node, serial).await?;
         }
         Err(NodeError::Busy(id.clone()))
     }
@@ -229,11 +230,8 @@ impl Nodes {
             }
             let svid = self.issue(id, csr.public_key.clone())?;
             let facts = [("spiffe_id", id.to_string()), ("serial", svid.serial.clone())];
-            let node = Node {
-                next_serial: Some(svid.serial.clone()),
-                next_expires_at: Some(svid.not_after),
-                ..known.value
-            };
+            let mut node = known.value;
+            node.hand_out(svid.serial.clone(), svid.not_after);
             let commit = write(node, known.revision).audit(origin.change("node.renew", facts));
             if self.try_commit(commit).await? {
                 return Ok(svid);
@@ -271,13 +269,10 @@ impl Nodes {
         self.check_agent_id(id)?;
         for _ in 0..MAX_ATTEMPTS {
             let known = self.known(id).await?;
-            let node = Node {
-                banned: true,
-                serial: String::new(),
-                next_serial: None,
-                next_expires_at: None,
-                ..known.value
-            };
+            let mut node = known.value;
+            node.banned = true;
+            node.serial = String::new();
+            node.forget_handed_out();
             let facts = [("spiffe_id", id.to_string())];
             let commit = write(node, known.revision).audit(origin.change("node.ban", facts));
             if self.try_commit(commit).await? {
@@ -323,6 +318,7 @@ impl Nodes {
             expires_at: svid.not_after,
             next_serial: None,
             next_expires_at: None,
+            handed_out_before: Vec::new(),
             selectors: attested.selectors.clone(),
             banned: false,
             can_reattest: attested.can_reattest,
@@ -369,19 +365,20 @@ impl Nodes {
     }
 
     /// Makes the handed out SVID the one in use.
-    async fn promote(&self, origin: &Origin, node: &Versioned<Node>) -> Result<(), NodeError> {
-        let old = &node.value;
-        let (Some(serial), Some(expires_at)) = (old.next_serial.clone(), old.next_expires_at) else {
+    async fn promote(&self, origin: &Origin, node: &Versioned<Node>, serial: &str) -> Result<(), NodeError> {
+        let Some(HandedOut { serial, expires_at }) = node.value.handed_out(serial) else {
             return Ok(());
         };
-        let facts = [("spiffe_id", old.id.to_string()), ("serial", serial.clone())];
-        let promoted = Node {
+        let facts = [
+            ("spiffe_id", node.value.id.to_string()),
+            ("serial", serial.clone()),
+        ];
+        let mut promoted = Node {
             serial,
             expires_at,
-            next_serial: None,
-            next_expires_at: None,
-            ..old.clone()
+            ..node.value.clone()
         };
+        promoted.forget_handed_out();
         let commit = write(promoted, node.revision).audit(origin.change("node.promote", facts));
         if !self.try_commit(commit).await? {
             // Somebody else wrote the node; the index shows it soon, at the latest with the revision that the store has now.
@@ -436,8 +433,7 @@ pub fn check_standing(node: Option<&Node>, id: &SpiffeId, serial: &str) -> Resul
     if node.banned {
         return Err(AgentRefusal::Banned(id.clone()));
     }
-    let handed_out = node.next_serial.as_deref() == Some(serial);
-    if node.serial != serial && !handed_out {
+    if node.serial != serial && node.handed_out(serial).is_none() {
         return Err(AgentRefusal::NotActive(id.clone()));
     }
     Ok(node.serial == serial)

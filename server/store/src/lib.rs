@@ -34,7 +34,7 @@ pub use entry::{Entry, EntryId, EntryReader};
 pub use error::StoreError;
 pub use journal::{JournalKey, JournalReader, JournalRow, KeyPurpose, SlotState};
 pub use memory::MemoryStore;
-pub use node::{Node, NodeReader};
+pub use node::{HandedOut, Node, NodeReader};
 pub use token::{JoinToken, Spent, TokenHash, TokenReader};
 
 /// Number of a commit; grows by one with each, in the order in which they became durable.

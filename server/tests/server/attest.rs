@@ -259,15 +259,16 @@ async fn the_old_svid_works_until_the_new_one_is_used_and_no_longer() {
     let new = renew(server.tls(Some(&old)).await).await.unwrap();
     assert_ne!(old.leaf().serial, new.leaf().serial);
     post_status(server.tls(Some(&old)).await).await.unwrap();
-    // The answer got lost: the agent renews once more with what it has, and the lost SVID is worth nothing.
+    // The answer got lost: the agent renews once more with what it has, and once it uses that, the lost one is worth
+    // nothing.
     let newer = renew(server.tls(Some(&old)).await).await.unwrap();
+    post_status(server.tls(Some(&newer)).await).await.unwrap();
     let lost = refused(
         post_status(server.tls(Some(&new)).await).await,
         Code::PermissionDenied,
         "not active",
     );
     assert_eq!(reason(&lost), Some(Reason::AgentNotActive));
-    post_status(server.tls(Some(&newer)).await).await.unwrap();
     let stale = refused(
         post_status(server.tls(Some(&old)).await).await,
         Code::PermissionDenied,
@@ -353,4 +354,38 @@ async fn an_open_connection_does_not_outlive_the_svid() {
     server.clock.jump(time::Duration::minutes(11));
     let expired = refused(post_status(channel).await, Code::PermissionDenied, "expired");
     assert_eq!(reason(&expired), Some(Reason::AgentExpired));
+}
+
+#[tokio::test]
+async fn a_renewal_that_was_held_up_takes_nothing_from_the_agent() {
+    let server = server().await;
+    let agent = server.agent().await;
+    let channel = server.tls(Some(&agent)).await;
+    let kept = renew(channel.clone()).await.unwrap();
+    // Requests that the agent gave up come after all, and their answers reach nobody.
+    for _ in 0..2 {
+        renew(channel.clone()).await.unwrap();
+    }
+    post_status(server.tls(Some(&kept)).await).await.unwrap();
+    // From the first use on it is the only one.
+    let late = refused(
+        renew(channel).await.map(|_| ()),
+        Code::PermissionDenied,
+        "not active",
+    );
+    assert_eq!(reason(&late), Some(Reason::AgentNotActive));
+}
+
+#[tokio::test]
+async fn of_the_renewed_svids_that_were_never_used_only_the_latest_few_count() {
+    let server = server().await;
+    let agent = server.agent().await;
+    let channel = server.tls(Some(&agent)).await;
+    let first = renew(channel.clone()).await.unwrap();
+    for _ in 0..4 {
+        renew(channel.clone()).await.unwrap();
+    }
+    let old = post_status(server.tls(Some(&first)).await).await;
+    refused(old, Code::PermissionDenied, "not active");
+    post_status(channel).await.unwrap();
 }

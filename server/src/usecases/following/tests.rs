@@ -83,6 +83,7 @@ fn node(has: &[u8]) -> Node {
         expires_at: OffsetDateTime::from_unix_timestamp(START).unwrap(),
         next_serial: None,
         next_expires_at: None,
+        handed_out_before: Vec::new(),
         selectors: selectors(has),
         banned: false,
         can_reattest: false,

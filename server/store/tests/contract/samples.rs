@@ -60,6 +60,7 @@ pub(crate) fn node(name: &str) -> Node {
         expires_at: time(3600),
         next_serial: Some("0a1c".to_owned()),
         next_expires_at: Some(time(7200)),
+        handed_out_before: Vec::new(),
         selectors: ["join_token:x".parse().unwrap()].into(),
         banned: false,
         can_reattest: false,
