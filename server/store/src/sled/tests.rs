@@ -332,7 +332,7 @@ fn a_missing_chunk_is_damage() {
     // From then on nothing is written, and the file and the way out are named.
     let refused = kv.check_room().unwrap_err().to_string();
     assert!(
-        refused.contains("/db`") && refused.contains("restore"),
+        refused.contains("/db`") && refused.contains("start with a copy of the data_dir"),
         "{refused}"
     );
 }
