@@ -219,6 +219,11 @@ pub(crate) async fn fetch_jwt(
     Ok(ids)
 }
 
+/// Whether nobody holds the store any more.
+pub(crate) fn is_free(folder: &Path) -> bool {
+    SledStore::open(folder, &SledConfig::default()).is_ok()
+}
+
 /// The store's logs, once nobody writes any more: no place is missing.
 pub(crate) async fn logs(folder: &Path) -> anyhow::Result<()> {
     let store = SledStore::open(folder, &SledConfig::default())?;

@@ -26,6 +26,8 @@ pub(crate) enum Mode {
 pub(crate) struct Link {
     address: SocketAddr,
     mode: watch::Sender<Mode>,
+    /// Changes when every connection ends.
+    hung_up: watch::Sender<()>,
     target: watch::Sender<Option<SocketAddr>>,
     _group: TaskGroup,
 }
@@ -36,19 +38,24 @@ impl Link {
         let address = listener.local_addr()?;
         let (mode, seen) = watch::channel(Mode::Open);
         let (target, aim) = watch::channel(None);
+        let (hung_up, ends) = watch::channel(());
         let (group, _failures) = TaskGroup::new();
         let connections = group.clone();
         group.passing("link", async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (open, target) = (*seen.borrow() != Mode::Cut, *aim.borrow());
                 if let (true, Some(target)) = (open, target) {
-                    connections.passing("link connection", carry(client, target, seen.clone()));
+                    connections.passing(
+                        "link connection",
+                        carry(client, target, seen.clone(), ends.clone()),
+                    );
                 }
             }
         });
         Ok(Self {
             address,
             mode,
+            hung_up,
             target,
             _group: group,
         })
@@ -67,12 +74,23 @@ impl Link {
         *self.mode.borrow()
     }
 
+    /// Ends every connection, as the end of a process does.
+    pub(crate) fn hang_up(&self) {
+        self.hung_up.send_replace(());
+    }
+
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 }
 
-async fn carry(client: TcpStream, target: SocketAddr, mode: watch::Receiver<Mode>) {
+async fn carry(
+    client: TcpStream,
+    target: SocketAddr,
+    mode: watch::Receiver<Mode>,
+    mut hung_up: watch::Receiver<()>,
+) {
+    hung_up.mark_unchanged();
     let Ok(server) = TcpStream::connect(target).await else {
         return;
     };
@@ -84,6 +102,7 @@ async fn carry(client: TcpStream, target: SocketAddr, mode: watch::Receiver<Mode
         () = forward(from_client, to_server, mode.clone(), asks) => {}
         () = forward(from_server, to_client, mode.clone(), |mode| mode == Mode::Open) => {}
         () = broken(mode) => {}
+        _ends = hung_up.changed() => {}
     }
 }
 

@@ -283,6 +283,13 @@ impl World {
     async fn stop_server(&mut self) -> anyhow::Result<()> {
         if let Some(server) = self.server.take() {
             server.stop().await.context("stopping the server")?;
+            // What the end of the process would do: no connection, and so no task, outlives it.
+            self.link.hang_up();
+            let store = self.folder.path().join("server/store");
+            until("the server lets go of its store", async || {
+                crate::checks::is_free(&store).then_some(())
+            })
+            .await?;
         }
         self.note_whether_alone();
         Ok(())
