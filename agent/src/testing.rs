@@ -8,6 +8,7 @@ use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid, self_sign
 use vouchsafe_identity::{
     Bundle, KeyAlgorithm, LocalKey, SelectorSet, TrustDomain, X509Authority, random_serial, x509,
 };
+use vouchsafe_proto::spire::api::types;
 
 use crate::cache::rotation::Lifetime;
 use crate::cache::slots::X509Svid;
@@ -38,6 +39,24 @@ pub(crate) fn entry(id: &str, texts: &[&str]) -> Arc<Entry> {
         prefetch: true,
         single_jwt: false,
     })
+}
+
+/// Such an entry as a server sends it.
+pub(crate) fn entry_message(id: &str, revision: i64) -> types::Entry {
+    types::Entry {
+        id: id.to_owned(),
+        spiffe_id: Some(types::Spiffeid {
+            trust_domain: "example.org".to_owned(),
+            path: format!("/{id}"),
+        }),
+        selectors: vec![types::Selector {
+            r#type: "unix".to_owned(),
+            value: "uid:1".to_owned(),
+        }],
+        revision_number: revision,
+        created_at: 1,
+        ..types::Entry::default()
+    }
 }
 
 /// An SVID of the entry, to be replaced at half of its life. Its bytes mean nothing.

@@ -5,14 +5,15 @@ mod issuing;
 mod memory;
 mod push;
 mod registry;
+mod restart;
 mod tokens;
 mod workload_api;
 
 use crate::plan::Plan;
 use crate::report::Report;
 
-/// Numbers of all figures.
-pub const ALL: [u8; 7] = [1, 2, 3, 4, 5, 6, 7];
+/// Number of the last figure; the first is 1.
+pub const LAST: u8 = 8;
 
 /// Measures one figure.
 ///
@@ -27,7 +28,8 @@ pub async fn measure(figure: u8, plan: &Plan, report: &mut Report) -> anyhow::Re
         5 => follow::measure(plan, report).await,
         6 => registry::measure(plan, report).await,
         7 => memory::measure(plan, report).await,
-        other => anyhow::bail!("there is no figure {other}: there are 1 to 7"),
+        8 => restart::measure(plan, report).await,
+        other => anyhow::bail!("there is no figure {other}: there are 1 to {LAST}"),
     }
 }
 

@@ -285,7 +285,7 @@ async fn rot(task: &Task) -> anyhow::Result<()> {
             Err(error) => {
                 let text = error.to_string();
                 ensure!(
-                    text.contains("/db`") && text.contains("restore"),
+                    text.contains("/db`") && text.contains("stop the server"),
                     "byte {place}: {text}"
                 );
                 told += 1;

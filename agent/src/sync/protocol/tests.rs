@@ -2,26 +2,9 @@
 
 use proptest::prelude::*;
 use vouchsafe_proto::spire::api::server::entry::v1::EntryRevision;
-use vouchsafe_proto::spire::api::types;
 
 use super::*;
-
-fn message(id: &str, revision: i64) -> types::Entry {
-    types::Entry {
-        id: id.to_owned(),
-        spiffe_id: Some(types::Spiffeid {
-            trust_domain: "example.org".to_owned(),
-            path: format!("/{id}"),
-        }),
-        selectors: vec![types::Selector {
-            r#type: "unix".to_owned(),
-            value: "uid:1".to_owned(),
-        }],
-        revision_number: revision,
-        created_at: 1,
-        ..types::Entry::default()
-    }
-}
+use crate::testing::entry_message as message;
 
 fn known(ids: &[(String, i64)]) -> Vec<Arc<Entry>> {
     convert::entries(ids.iter().map(|(id, revision)| message(id, *revision)))

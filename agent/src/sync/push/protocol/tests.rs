@@ -7,28 +7,12 @@ use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 
 use super::*;
 use crate::knowledge::KnowledgeBase;
+use crate::testing::entry_message as entry;
 
 const LOG: &str = "log-1";
 
 fn domain() -> TrustDomain {
     TrustDomain::new("example.org").unwrap()
-}
-
-fn entry(id: &str, revision: i64) -> types::Entry {
-    types::Entry {
-        id: id.to_owned(),
-        spiffe_id: Some(types::Spiffeid {
-            trust_domain: "example.org".to_owned(),
-            path: format!("/{id}"),
-        }),
-        selectors: vec![types::Selector {
-            r#type: "unix".to_owned(),
-            value: "uid:1".to_owned(),
-        }],
-        revision_number: revision,
-        created_at: 1,
-        ..types::Entry::default()
-    }
 }
 
 /// An entry that cannot be used: one of its selectors is none.
