@@ -13,6 +13,8 @@ use vouchsafe_proto::spire::api::types;
 use crate::cache::rotation::Lifetime;
 use crate::cache::slots::X509Svid;
 use crate::entry::{Entry, EntryVersion};
+use crate::node::OwnSvid;
+use crate::node::state::StoredSvid;
 
 /// So many seconds after a fixed moment.
 pub(crate) fn at(seconds: i64) -> OffsetDateTime {
@@ -102,6 +104,20 @@ impl TestAuthority {
         });
         bundle.sequence = 1;
         bundle
+    }
+
+    /// The SVID of an agent.
+    pub(crate) fn own_svid(&self, id: &str) -> Arc<OwnSvid> {
+        let stored = StoredSvid::new(self.chain(id), "key", false);
+        let trust_domain = TrustDomain::new("example.org").unwrap();
+        Arc::new(OwnSvid::read(stored, &trust_domain).unwrap())
+    }
+
+    /// An SVID for a new key, valid for an hour.
+    pub(crate) fn chain(&self, id: &str) -> Vec<Vec<u8>> {
+        let key = LocalKey::generate("key", KeyAlgorithm::EcP256).unwrap();
+        let csr = x509::csr::create(&key, None, &[]).unwrap();
+        self.issue(&csr, id, at(0), at(3600))
     }
 
     /// An SVID for the key of a request.

@@ -75,12 +75,14 @@ impl Keeper {
         let mut backoff = Backoff::new(PAUSE, LONGEST_RETRY);
         let mut failed = false;
         loop {
-            let stopped = self.change(failed, &stopping).await;
+            let mut stopped = self.change(failed, &stopping).await;
             if !stopped {
                 tokio::select! {
                     () = stopping.cancelled() => {}
                     () = tokio::time::sleep(GATHER) => {}
                 }
+                // Only a write that begins after it is the last one: another may have missed what came meanwhile.
+                stopped = stopping.is_cancelled();
             }
             let begun = Instant::now();
             let pause = match self.write().await {
@@ -94,7 +96,7 @@ impl Keeper {
                     backoff.wait()
                 }
             };
-            if stopped || stopping.is_cancelled() {
+            if stopped {
                 return;
             }
             tokio::select! {

@@ -1,9 +1,18 @@
 //! What is used of a sealed state, and what is not.
 
 use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use vouchsafe_runtime::Clock;
 
 use super::*;
+use crate::cache::X509Cache;
 use crate::knowledge::{Changes, KnowledgeBase, News, Whole};
+use crate::status::Status;
 use crate::testing::{at, authority, entry, svid};
 
 const AGENT: &str = "spiffe://example.org/spire/agent/join_token/one";
@@ -163,6 +172,51 @@ async fn entries_that_come_and_go_are_sealed_by_what_changed() {
     let restored = seal.restore(AGENT, &domain(), at(20)).unwrap();
     let ids: Vec<_> = restored.entries.iter().map(|entry| entry.id.as_str()).collect();
     assert_eq!(ids, ["b", "c"]);
+}
+
+/// What changes while a write is under way, with the agent told to stop in the same moment, is sealed all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_comes_while_the_last_write_is_under_way_is_sealed_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let seal = opened(dir.path());
+    let knowledge = KnowledgeBase::new(domain(), None);
+    let ca = authority();
+    let (_sender, own) = watch::channel(Some(ca.own_svid(AGENT)));
+    let clock = Clock::manual(at(10));
+    let keeper = Keeper::new(
+        seal.clone(),
+        knowledge.clone(),
+        X509Cache::new(10),
+        own,
+        Arc::new(Status::new(clock.clone())),
+        clock,
+    );
+    let stopping = CancellationToken::new();
+    let holders = Arc::strong_count(&seal.0);
+    let mut running = JoinSet::new();
+    running.spawn(keeper.run(stopping.clone()));
+    {
+        let _held_up = seal.0.files.lock().unwrap();
+        knowledge.learn(News::Whole(Whole {
+            entries: vec![entry("a", &["unix:uid:1"])],
+            bundles: vec![ca.bundle()],
+            resume: None,
+        }));
+        // The write has its own hold on the seal; what it writes is settled then.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Arc::strong_count(&seal.0) <= holders {
+            assert!(Instant::now() < deadline, "nothing is written");
+            std::thread::yield_now();
+        }
+        knowledge.learn(News::Changes(Changes {
+            put: vec![entry("b", &["unix:uid:1"])],
+            ..Changes::default()
+        }));
+        stopping.cancel();
+    }
+    running.join_next().await.unwrap().unwrap();
+    let restored = seal.restore(AGENT, &domain(), at(20)).unwrap();
+    assert_eq!(restored.entries.len(), 2);
 }
 
 #[tokio::test]

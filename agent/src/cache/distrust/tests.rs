@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use vouchsafe_identity::{JwtAuthority, KeyAlgorithm, LocalKey, TrustDomain, x509};
+use vouchsafe_identity::{JwtAuthority, TrustDomain};
 use vouchsafe_runtime::TaskGroup;
 
 use super::*;
@@ -12,7 +12,6 @@ use crate::cache::slots::{Held, Lane};
 use crate::cache::{EntryIndex, issuer};
 use crate::entry::Entry;
 use crate::knowledge::{News, Whole};
-use crate::node::state::StoredSvid;
 use crate::testing::{TestAuthority, at, authority, entry};
 use crate::upstream::{Authority, IssuedJwt, UpstreamError, X509Request};
 
@@ -39,15 +38,8 @@ fn bundle(of: &[(&TestAuthority, bool)], keys: &[(&str, bool)]) -> Bundle {
     bundle
 }
 
-fn chain(by: &TestAuthority, id: &str) -> Vec<Vec<u8>> {
-    let key = LocalKey::generate("key", KeyAlgorithm::EcP256).unwrap();
-    let csr = x509::csr::create(&key, None, &[]).unwrap();
-    by.issue(&csr, id, at(0), at(3600))
-}
-
 fn own(by: &TestAuthority) -> Arc<OwnSvid> {
-    let chain = chain(by, "spiffe://example.org/spire/agent/x");
-    Arc::new(OwnSvid::read(StoredSvid::new(chain, "key", false), &domain()).unwrap())
+    by.own_svid("spiffe://example.org/spire/agent/x")
 }
 
 #[test]
@@ -57,7 +49,7 @@ fn what_is_trusted_is_left_alone() {
     let now = bundle(&[(&one, false), (&two, false)], &[("k1", false), ("k2", false)]);
     let distrust = Distrust::between(Some(&before), &now);
     assert!(distrust.is_empty());
-    assert!(!distrust.covers_chain(&chain(&one, "spiffe://example.org/a").concat()));
+    assert!(!distrust.covers_chain(&one.chain("spiffe://example.org/a").concat()));
     assert!(!distrust.covers_key(Some("k1")) && !distrust.covers_key(None));
 }
 
@@ -70,8 +62,8 @@ fn signatures_decide_and_not_names() {
         &[("k1", true), ("k2", false)],
     );
     let distrust = Distrust::between(None, &now);
-    assert!(distrust.covers_chain(&chain(&tainted, "spiffe://example.org/a").concat()));
-    assert!(!distrust.covers_chain(&chain(&other, "spiffe://example.org/a").concat()));
+    assert!(distrust.covers_chain(&tainted.chain("spiffe://example.org/a").concat()));
+    assert!(!distrust.covers_chain(&other.chain("spiffe://example.org/a").concat()));
     assert!(!distrust.covers_chain(b"what is no certificate"));
     assert!(distrust.covers_key(Some("k1")) && !distrust.covers_key(Some("k2")));
     assert!(distrust.covers_key(None), "it could be of any key");
@@ -86,8 +78,8 @@ fn what_was_taken_back_while_nobody_looked_is_distrusted_too() {
     );
     let now = bundle(&[(&stays, false)], &[("k2", false)]);
     let distrust = Distrust::between(Some(&before), &now);
-    assert!(distrust.covers_chain(&chain(&gone, "spiffe://example.org/a").concat()));
-    assert!(!distrust.covers_chain(&chain(&stays, "spiffe://example.org/a").concat()));
+    assert!(distrust.covers_chain(&gone.chain("spiffe://example.org/a").concat()));
+    assert!(!distrust.covers_chain(&stays.chain("spiffe://example.org/a").concat()));
     assert!(distrust.covers_key(Some("k1")) && !distrust.covers_key(Some("k2")));
 }
 
