@@ -33,7 +33,8 @@ macro_rules! entry_filter {
                     .map(by_federates_with)
                     .transpose()?,
                 hint: filter.by_hint.clone(),
-                downstream: filter.by_downstream,
+                // SPIRE's `entry show` says `false` where it does not ask.
+                downstream: filter.by_downstream.filter(|asked| *asked),
             })
         }
     };

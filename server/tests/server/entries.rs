@@ -414,6 +414,39 @@ async fn pages_and_filters_give_each_entry_once() {
     assert_eq!(count.into_inner().count, 2);
 }
 
+/// SPIRE's `entry show` sends `by_downstream: false` with every filter, and its server takes that for no question.
+#[tokio::test]
+async fn who_does_not_ask_for_downstream_entries_gets_them_too() {
+    let server = server().await;
+    let mut client = client(&server).await;
+    let below = types::Entry {
+        downstream: true,
+        ..entry(&id("/node"), "/below", 2)
+    };
+    create(&mut client, vec![good(), below]).await;
+    for (by_downstream, count) in [(None, 2), (Some(false), 2), (Some(true), 1)] {
+        let filter = Some(list_entries_request::Filter {
+            by_downstream,
+            ..list_entries_request::Filter::default()
+        });
+        let asked = ListEntriesRequest {
+            filter,
+            ..ListEntriesRequest::default()
+        };
+        let listed = client.list_entries(asked).await.unwrap().into_inner().entries;
+        assert_eq!(listed.len(), count, "{by_downstream:?}");
+        let filter = Some(count_entries_request::Filter {
+            by_downstream,
+            ..count_entries_request::Filter::default()
+        });
+        let counted = client
+            .count_entries(CountEntriesRequest { filter })
+            .await
+            .unwrap();
+        assert_eq!(counted.into_inner().count, i32::try_from(count).unwrap());
+    }
+}
+
 #[tokio::test]
 async fn entries_on_asserted_selectors_alone_are_treated_as_configured() {
     let asserted = types::Entry {
