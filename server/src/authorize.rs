@@ -29,6 +29,11 @@ pub enum Refusal {
     /// The caller has none of the rights that the method asks for.
     #[error("authorization denied for method {0}")]
     Denied(&'static str),
+    /// The caller is an agent whose SVID nobody vouches for any more.
+    #[error(
+        "the authority that signed the SVID of agent `{0}` was revoked: connect with a newer SVID, or join again"
+    )]
+    Revoked(SpiffeId),
     /// The caller is an agent that may not act as one now.
     #[error(transparent)]
     Agent(#[from] NodeError),
@@ -41,6 +46,8 @@ pub struct Candidate {
     pub peer: Arc<Peer>,
     /// What it may be beside an agent.
     pub privileges: Privileges,
+    /// Whether the authority of its SVID was not revoked since it connected.
+    pub vouched_for: bool,
 }
 
 /// Decides by the table.
@@ -73,7 +80,11 @@ impl Authorizer {
             }
             Proof::Local { .. } | Proof::None => Privileges::default(),
         };
-        Candidate { peer, privileges }
+        Candidate {
+            peer,
+            privileges,
+            vouched_for: true,
+        }
     }
 
     /// The caller with the right by which it may call a method.
@@ -103,7 +114,7 @@ impl Authorizer {
             } => (id, serial, *expires_at),
             Proof::Local { .. } | Proof::None => return Err(Refusal::Denied(method)),
         };
-        let fresh = expires_at > origin.at;
+        let fresh = expires_at > origin.at && candidate.vouched_for;
         if rule.admin && candidate.privileges.admin && fresh {
             return Ok(caller(Scope::Admin));
         }
@@ -111,6 +122,9 @@ impl Authorizer {
             return Ok(caller(Scope::Downstream));
         }
         if rule.agent && is_agent_id(id) {
+            if !candidate.vouched_for {
+                return Err(Refusal::Revoked(id.clone()));
+            }
             let origin = Origin {
                 scope: Scope::Agent.name(),
                 ..origin.clone()

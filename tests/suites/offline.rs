@@ -341,6 +341,50 @@ async fn a_ban_wipes_what_was_sealed() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How the agent began to follow the server's changes, each time: whether it went on from a revision.
+fn begun(at: &Deployment) -> Vec<bool> {
+    let log = at.agent.as_ref().map_or_else(String::new, |agent| agent.log());
+    let begun = log
+        .lines()
+        .filter(|line| line.contains("following the server's changes"));
+    begun
+        .map(|line| line.contains("revision=") && !line.contains("reason="))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_restarted_agent_goes_on_from_the_revision_that_it_sealed() -> anyhow::Result<()> {
+    let (kept, gone, later) = (
+        WORKLOAD,
+        "spiffe://example.org/agent/gone",
+        "spiffe://example.org/agent/later",
+    );
+    for kill in [false, true] {
+        let mut at = Deployment::start().await?;
+        at.entry(kept, &[&own_uid()], &[]).await?;
+        at.entry(gone, &[&own_uid()], &["--entry-id", "gone"]).await?;
+        for id in [kept, gone] {
+            let serial = given(&at, id).await?;
+            sealed(&at, id, Some(&serial)).await?;
+        }
+        ensure!(begun(&at) == [false], "the first time it gets its whole set");
+        match kill {
+            true => kill_agent(&mut at).await?,
+            false => drop(at.agent.take().context("no agent runs")?.terminate().await?),
+        }
+        at.json(&["entry", "delete", "--entry-id", "gone"]).await?;
+        at.entry(later, &[&own_uid()], &[]).await?;
+        at.start_agent(&[]).await?;
+        for id in [kept, later] {
+            given(&at, id).await?;
+        }
+        let response = fetch(&at).await?;
+        ensure!(response.svids.len() == 2, "{gone} is still served");
+        ensure!(begun(&at) == [false, true], "killed: {kill}\n{}", at.logs());
+    }
+    Ok(())
+}
+
 /// A file system of its own at a path, gone at the end.
 struct Small(PathBuf);
 

@@ -111,7 +111,9 @@ impl From<Status> for UpstreamError {
             | Code::Aborted
             | Code::ResourceExhausted
             | Code::Unknown
-            | Code::Internal => Self::Unavailable(in_full(&status)),
+            | Code::Internal
+            // The authority of the SVID that this connection shows was revoked; another SVID may be on its way.
+            | Code::Unauthenticated => Self::Unavailable(in_full(&status)),
             code => Self::Rejected {
                 code,
                 message: status.message().to_owned(),
@@ -264,6 +266,7 @@ mod tests {
     #[test]
     fn what_may_pass_is_temporary() {
         assert!(UpstreamError::from(Status::unavailable("away")).is_temporary());
+        assert!(UpstreamError::from(Status::unauthenticated("its authority was revoked")).is_temporary());
         assert!(!UpstreamError::from(Status::invalid_argument("no")).is_temporary());
     }
 }

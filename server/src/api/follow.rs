@@ -5,6 +5,8 @@ mod hello;
 mod messages;
 mod session;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
@@ -12,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use vouchsafe_proto::vouchsafe::sync::v1::sync_server::Sync;
 use vouchsafe_proto::vouchsafe::sync::v1::{FollowRequest, FollowResponse};
+use vouchsafe_runtime::tls::TlsPeer;
 
 use super::conversation::Responses;
 use super::{Api, call};
@@ -34,10 +37,12 @@ impl Sync for Api {
         else {
             return Err(Status::permission_denied("the caller is not an agent"));
         };
+        let tls = request.extensions().get::<Arc<TlsPeer>>();
         let holder = Holder {
             agent,
             serial: serial.clone(),
             expires_at: *expires_at,
+            svid: tls.and_then(|peer| peer.svid.clone()),
         };
         // A task of its own: what it holds is given back in time, whether the agent reads or not.
         let (to, responses) = mpsc::channel(1);

@@ -42,6 +42,7 @@ fn refused(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::UnknownMethod(_) => Status::unimplemented(refusal.to_string()),
         Refusal::Denied(_) => Status::permission_denied(refusal.to_string()),
+        Refusal::Revoked(_) => Status::unauthenticated(refusal.to_string()),
         Refusal::Agent(e) => e.to_status(),
     }
 }

@@ -11,7 +11,6 @@ use vouchsafe_runtime::tls::TlsPeer;
 use super::call::Call;
 use super::step::{Handler, Next, Request, Response, Step};
 use crate::authorize::Authorizer;
-use crate::index::Privileges;
 
 /// Finds the caller.
 #[derive(Debug)]
@@ -41,10 +40,7 @@ impl Step for FindCaller {
             return Status::internal("the call was not recorded").into_http();
         };
         let mut candidate = self.authorizer.candidate(Arc::clone(&call.peer), call.at);
-        // An agent may still renew over such a connection; whoever else needs it comes again with a newer SVID.
-        if candidate.privileges != Privileges::default() && !self.is_vouched_for(&request, call.at) {
-            candidate.privileges = Privileges::default();
-        }
+        candidate.vouched_for = self.is_vouched_for(&request, call.at);
         request.extensions_mut().insert(Arc::new(candidate));
         next.run(request).await
     }

@@ -18,6 +18,7 @@ use vouchsafe_proto::vouchsafe::server::v1::{HealthRequest, HealthResponse, Tail
 use vouchsafe_proto::vouchsafe::types::v1::HealthStatus;
 use vouchsafe_runtime::tls::BundleHandle;
 
+use crate::follow::agent::{Follows, hello};
 use crate::support::*;
 
 type Client = LocalAuthorityClient<tonic::transport::Channel>;
@@ -306,4 +307,31 @@ async fn a_revoked_authority_opens_no_admin_method_on_a_connection_that_was_open
     let denied = admin.get_x509_authority_state(asked).await;
     refused(denied, Code::PermissionDenied, "authorization denied");
     x509_states(&mut newer).await;
+}
+
+#[tokio::test]
+async fn an_agent_whose_authority_is_revoked_gets_nothing_on_a_connection_that_was_open_before() {
+    let server = server().await;
+    let (left, renewed) = (server.agent().await, server.agent().await);
+    let channel = server.tls(Some(&left)).await;
+    let mut agent = AgentClient::new(channel.clone());
+    let status = PostStatusRequest::default;
+    agent.post_status(status()).await.unwrap();
+    let mut stream = Follows::open(&server, &left).await;
+    let mut local = operator(&server).await;
+    let old = replace_x509(&mut local).await;
+    local.taint_x509_authority(taint(&old)).await.unwrap();
+    // A tainted one still counts: by it agents renew.
+    agent.post_status(status()).await.unwrap();
+    let newer = renew(server.tls(Some(&renewed)).await).await.unwrap();
+    let mut newer = Follows::begin(&server, &newer, hello(None)).await;
+    newer.welcome().await;
+    local.revoke_x509_authority(revoke(&old)).await.unwrap();
+    let text = "authority that signed the SVID of agent";
+    refused(stream.until_ended().await, Code::Unauthenticated, text);
+    refused(agent.post_status(status()).await, Code::Unauthenticated, text);
+    // Who has the revoked key must not get a good SVID by it.
+    refused(renew(channel).await.map(|_| ()), Code::Unauthenticated, text);
+    let made = server.entry(entry(&renewed.id(), "/a", 1)).await;
+    newer.until(|held| held.entries.contains_key(&made.id)).await;
 }

@@ -1,6 +1,6 @@
 //! Following by push, over real streams: who may, what is told of each change, and how a stream ends.
 
-mod agent;
+pub(crate) mod agent;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -323,13 +323,18 @@ async fn a_bundle_that_changes_is_told_and_a_taint_alone() {
         let tainted = authorities(&stream.held).iter().filter(|a| a.tainted).count();
         assert_eq!((tainted, stream.changes - changes), (1, 1));
     }
+    let renewed = renew(server.tls(Some(&agent)).await).await.unwrap();
+    let [mut stays, mut late] = streams;
+    let mut goes_on = Follows::resume(&server, &renewed, stays.held.clone()).await;
+    refused(stays.until_ended().await, Code::PermissionDenied, "not active");
     operator
         .revoke_x509_authority(authority::revoke(&old))
         .await
         .unwrap();
-    for stream in &mut streams {
-        stream.until(|held| authorities(held).len() == 1).await;
-    }
+    goes_on.until(|held| authorities(held).len() == 1).await;
+    // One that has not renewed hears that, and nothing after it.
+    refused(late.until_ended().await, Code::Unauthenticated, "revoked");
+    assert_eq!(authorities(&late.held).len(), 1);
 }
 
 #[tokio::test]

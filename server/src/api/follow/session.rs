@@ -11,13 +11,15 @@ use tonic::{Status, Streaming};
 use vouchsafe_identity::SpiffeId;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_request::Message as Asked;
 use vouchsafe_proto::vouchsafe::sync::v1::{FollowRequest, FollowResponse, FullReason, Page};
+use vouchsafe_runtime::tls::PeerSvid;
 use vouchsafe_store::Revision;
 
 use super::super::{Api, refuse};
 use super::hello::{self, Hello};
 use super::messages::{self, MAX_BYTES, MAX_ITEMS};
+use crate::authorize::Refusal;
 use crate::errors::{chain, try_again};
-use crate::index::{Following, View};
+use crate::index::{Following, IndexedBundle, View};
 use crate::layers::Call;
 use crate::random::between;
 use crate::usecases::following::{self, Item, MAX_CHANGES, Opening, Told, WholeReason};
@@ -44,9 +46,21 @@ pub(super) struct Holder {
     pub(super) agent: SpiffeId,
     pub(super) serial: String,
     pub(super) expires_at: OffsetDateTime,
+    pub(super) svid: Option<PeerSvid>,
 }
 
 impl Holder {
+    /// Whether the bundle still has the authority of the agent's SVID. Not asked under the index's lock: a bundle that is
+    /// new costs a verification.
+    fn is_vouched_for(&self, bundle: Option<&IndexedBundle>, now: OffsetDateTime) -> Result<(), Status> {
+        match (&self.svid, bundle) {
+            (Some(svid), Some(indexed)) if !svid.is_vouched_for(&indexed.bundle, now) => Err(
+                Status::unauthenticated(Refusal::Revoked(self.agent.clone()).to_string()),
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the agent may go on.
     fn may_go_on(&self, view: &View<'_>, replaced: bool, now: OffsetDateTime) -> Result<(), Status> {
         let agent = &self.agent;
@@ -215,15 +229,20 @@ impl Session {
     /// Looks at what is new, and tells it.
     async fn look(&mut self) -> Result<(), Status> {
         let now = self.api.clock.now();
-        let (holder, told) = (&self.holder, &mut self.told);
+        let (holder, told, own) = (&self.holder, &mut self.told, &self.api.trust_domain);
         let ended = told.next_end().is_some_and(|end| end <= now);
         let set_back = now < self.looked_at;
         let looked = self.following.look(|view, mut pending| {
             holder.may_go_on(view, pending.replaced, now)?;
             pending.everything |= ended || set_back;
-            Ok::<_, Status>((told.catch_up(view, &pending, now), pending.overflowed))
+            let bundle = view.bundle(own).cloned();
+            Ok::<_, Status>((told.catch_up(view, &pending, now), pending.overflowed, bundle))
         });
-        let (items, overflowed) = looked?;
+        let (items, overflowed, bundle) = looked?;
+        if let Err(revoked) = self.holder.is_vouched_for(bundle.as_deref(), now) {
+            self.part_with(&items);
+            return Err(revoked);
+        }
         self.looked_at = now;
         if items.is_empty() {
             return Ok(());
@@ -238,6 +257,16 @@ impl Session {
         tracing::info!(spiffe_id = %self.holder.agent, count = items.len(), reason = reason.name(), "an agent gets its whole set instead of many changes");
         let turn = self.turn().await?;
         self.tell_whole(turn, messages::full_reason(reason)).await
+    }
+
+    /// An agent whose authority was revoked may still hear which, as anybody may, so that its workloads do.
+    fn part_with(&self, items: &[Item]) {
+        if items.iter().all(|item| matches!(item, Item::Bundle(_))) {
+            let point = messages::resume_point(&self.log_id, self.told.point());
+            let changes = items.iter().map(messages::change).collect();
+            // One that does not read is not waited for.
+            let _full = self.to.try_send(Ok(messages::delta(changes, Some(point))));
+        }
     }
 
     /// Tells everything once more.
@@ -349,8 +378,11 @@ impl Session {
         let place = self.to.reserve().await;
         let place = place.map_err(|_left| Status::cancelled("the agent left"))?;
         let now = self.api.clock.now();
-        self.following
-            .peek(|view, replaced| self.holder.may_go_on(view, replaced, now))?;
+        let bundle = self.following.peek(|view, replaced| {
+            self.holder.may_go_on(view, replaced, now)?;
+            Ok::<_, Status>(view.bundle(&self.api.trust_domain).cloned())
+        })?;
+        self.holder.is_vouched_for(bundle.as_deref(), now)?;
         place.send(Ok(message));
         Ok(())
     }
