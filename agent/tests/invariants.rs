@@ -6,13 +6,23 @@
     reason = "a test helper that fails is a test that fails"
 )]
 
+#[path = "invariants/followed.rs"]
+mod followed;
+#[path = "invariants/polled.rs"]
+mod polled;
 #[path = "invariants/sealed.rs"]
 mod sealed;
 
 use proptest::prelude::*;
+use prost::Message;
 use vouchsafe_agent::entry::{Entry, EntryVersion};
 use vouchsafe_agent::sealed::record::{Batch, Change};
 use vouchsafe_identity::{Bundle, TrustDomain, X509Authority};
+use vouchsafe_proto::spire::api::server::entry::v1::{EntryRevision, SyncAuthorizedEntriesResponse};
+use vouchsafe_proto::spire::api::types;
+use vouchsafe_proto::vouchsafe::sync::v1 as sync;
+use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
+use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message as Response;
 
 /// A batch that is sound, as bytes.
 fn batch(name: &str, hint: &str, bytes: &[u8]) -> Vec<u8> {
@@ -42,7 +52,156 @@ fn batch(name: &str, hint: &str, bytes: &[u8]) -> Vec<u8> {
     batch.to_bytes().to_vec()
 }
 
+fn entry(name: u8, revision: i64, usable: bool) -> types::Entry {
+    types::Entry {
+        id: format!("e{name}"),
+        spiffe_id: Some(types::Spiffeid {
+            trust_domain: followed::TRUST_DOMAIN.to_owned(),
+            path: "/a".to_owned(),
+        }),
+        selectors: vec![types::Selector {
+            r#type: "unix".to_owned(),
+            value: if usable { "uid:1" } else { "" }.to_owned(),
+        }],
+        revision_number: revision,
+        created_at: 1,
+        ..types::Entry::default()
+    }
+}
+
+fn bundle(trust_domain: &str, sequence: u64) -> types::Bundle {
+    types::Bundle {
+        trust_domain: trust_domain.to_owned(),
+        jwt_authorities: vec![types::JwtKey {
+            key_id: "k".to_owned(),
+            ..types::JwtKey::default()
+        }],
+        sequence_number: sequence,
+        ..types::Bundle::default()
+    }
+}
+
+/// A place in the log; without a digest it is the right one.
+fn any_point() -> impl Strategy<Value = Option<sync::ResumePoint>> {
+    let digest = prop_oneof![8 => Just(Vec::new()), 1 => Just(vec![7; 32]), 1 => Just(vec![7; 31])];
+    let log_id = prop_oneof![9 => Just("log"), 1 => Just("other")];
+    let point = (log_id, 1..6_u64, digest).prop_map(|(log_id, revision, digest)| sync::ResumePoint {
+        log_id: log_id.to_owned(),
+        revision,
+        digest,
+    });
+    prop::option::weighted(0.8, point)
+}
+
+fn any_kind() -> impl Strategy<Value = Option<Kind>> {
+    let domains = || prop::sample::select(vec![followed::TRUST_DOMAIN, "far.example", "no domain"]);
+    let taint = |trust_domain: &str, sequence_number| sync::AuthorityTaint {
+        trust_domain: trust_domain.to_owned(),
+        authority: Some(sync::authority_taint::Authority::JwtKeyId("k".to_owned())),
+        sequence_number,
+    };
+    prop_oneof![
+        6 => (0..4_u8, 0..4_i64, any::<bool>()).prop_map(|(name, revision, usable)| Some(Kind::EntryPut(entry(name, revision, usable)))),
+        3 => (0..4_u8).prop_map(|name| Some(Kind::EntryGone(format!("e{name}")))),
+        2 => (domains(), 0..4_u64).prop_map(|(name, sequence)| Some(Kind::BundlePut(bundle(name, sequence)))),
+        1 => domains().prop_map(|name| Some(Kind::BundleGone(name.to_owned()))),
+        2 => (domains(), 0..9_u64).prop_map(move |(name, sequence)| Some(Kind::AuthorityTaint(taint(name, sequence)))),
+        1 => Just(None),
+    ]
+}
+
+/// What a server may say after its welcome.
+fn any_message() -> impl Strategy<Value = Option<Response>> {
+    let changes = prop::collection::vec(any_kind().prop_map(|kind| sync::Change { kind }), 0..4);
+    let delta = (changes, any_point()).prop_map(|(changes, resume)| sync::Delta { changes, resume });
+    let entries = prop::collection::vec((0..4_u8, 0..4_i64, any::<bool>()), 0..4);
+    let reason = prop_oneof![3 => Just(0), 1 => 1..9_i32];
+    let page =
+        (entries, any::<bool>(), any_point(), reason).prop_map(|(entries, own, resume, full_reason)| {
+            let entries = entries
+                .into_iter()
+                .map(|(name, revision, usable)| entry(name, revision, usable));
+            sync::Page {
+                entries: entries.collect(),
+                bundles: own
+                    .then(|| bundle(followed::TRUST_DOMAIN, 1))
+                    .into_iter()
+                    .collect(),
+                resume,
+                full_reason,
+            }
+        });
+    prop_oneof![
+        6 => delta.prop_map(|delta| Some(Response::Delta(delta))),
+        2 => page.prop_map(|page| Some(Response::Page(page))),
+        1 => Just(None),
+    ]
+}
+
+fn welcome(full_reason: i32) -> Response {
+    Response::Welcome(sync::Welcome {
+        version: 1,
+        full_reason,
+        log_id: "log".to_owned(),
+        ..sync::Welcome::default()
+    })
+}
+
+fn delimited<M: Message>(messages: impl IntoIterator<Item = M>) -> Vec<u8> {
+    messages
+        .into_iter()
+        .flat_map(|message| message.encode_length_delimited_to_vec())
+        .collect()
+}
+
 proptest! {
+    #[test]
+    fn followed_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        followed::check(&bytes);
+    }
+
+    #[test]
+    fn followed_streams(
+        first in prop::collection::vec(any_message(), 0..20),
+        second in prop::collection::vec(any_message(), 0..20),
+        reason in 0..3_i32,
+    ) {
+        let whole = sync::Page {
+            bundles: vec![bundle(followed::TRUST_DOMAIN, 1)],
+            resume: Some(sync::ResumePoint { log_id: "log".to_owned(), revision: 1, digest: Vec::new() }),
+            ..sync::Page::default()
+        };
+        let opening = [Some(welcome(1)), Some(Response::Page(whole))];
+        let messages = opening.into_iter().chain(first).chain([None, Some(welcome(reason))]).chain(second);
+        followed::check(&delimited(messages.map(|message| sync::FollowResponse { message })));
+    }
+
+    #[test]
+    fn polled_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        polled::check(&bytes);
+    }
+
+    #[test]
+    fn polled_exchanges(answers in prop::collection::vec(
+        (prop::collection::vec((0..6_u8, 0..2_i64), 0..4), prop::collection::vec((0..6_u8, 0..2_i64), 0..4), any::<bool>(), 0..3_u8),
+        1..8,
+    )) {
+        let answers = answers.into_iter().map(|(entries, revisions, more, kind)| {
+            let entries = entries.into_iter().map(|(name, revision)| entry(name, revision, true));
+            let revisions = revisions.into_iter().map(|(name, revision_number)| EntryRevision {
+                id: format!("e{name}"),
+                revision_number,
+                created_at: 1,
+            });
+            SyncAuthorizedEntriesResponse {
+                entries: entries.filter(|_| kind != 0).collect(),
+                entry_revisions: revisions.filter(|_| kind != 1).collect(),
+                more,
+            }
+        });
+        polled::check(&delimited(answers));
+    }
+
     #[test]
     fn sealed_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         sealed::check(&bytes);

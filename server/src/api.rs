@@ -6,7 +6,7 @@ mod authority;
 mod bundle;
 mod conversation;
 mod entry;
-mod follow;
+pub mod follow;
 mod health;
 mod logger;
 mod server_admin;

@@ -1,7 +1,7 @@
 //! `vouchsafe.sync.v1.Sync`: the stream by which an agent hears of changes. What is told is reckoned by
 //! `usecases::following`; here it becomes messages, at the pace at which the agent reads them.
 
-mod hello;
+pub mod hello;
 mod messages;
 mod session;
 

@@ -27,7 +27,7 @@ pub(crate) fn check(data: &[u8]) {
         }
     }
     if let Ok(selector) = types::Selector::decode(data)
-        && let Ok(set) = server::selectors(&[selector.clone()])
+        && let Ok(set) = server::selectors(std::slice::from_ref(&selector))
     {
         assert_eq!(set.len(), 1, "{selector:?}");
     }

@@ -16,15 +16,20 @@ const MAX_LOG_ID_BYTES: usize = 255;
 
 /// What an agent says at first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hello {
+pub struct Hello {
     /// The version that is spoken.
-    pub(super) version: u32,
-    pub(super) resume: Option<Resume>,
-    pub(super) agent_version: String,
+    pub version: u32,
+    /// Up to where the agent has followed before.
+    pub resume: Option<Resume>,
+    /// The agent's release.
+    pub agent_version: String,
 }
 
 /// Reads the first message.
-pub(super) fn read(message: Option<FollowRequest>) -> Result<Hello, Status> {
+///
+/// # Errors
+/// `InvalidArgument` says what is wrong with it.
+pub fn read(message: Option<FollowRequest>) -> Result<Hello, Status> {
     let Some(Message::Hello(hello)) = message.and_then(|message| message.message) else {
         return Err(Status::invalid_argument("the first message must carry `hello`"));
     };
