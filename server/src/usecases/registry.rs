@@ -89,9 +89,9 @@ impl Registry {
         let mut later: Vec<(usize, Entry)> = Vec::new();
         let mut places = HashSet::new();
         for (place, (id, patch)) in items.into_iter().enumerate() {
-            let id = id.map_or_else(new_id, Ok);
-            let made = match id {
-                Ok(id) => self.prepare(patch.into_new(id, origin.at)).await,
+            let first = self.first_revision(id.is_some());
+            let made = match id.map_or_else(new_id, Ok) {
+                Ok(id) => self.prepare(patch.into_new(id, origin.at, first)).await,
                 Err(e) => Err(e),
             };
             match made {
@@ -112,6 +112,16 @@ impl Registry {
             }
         }
         outcomes.into_iter().flatten().collect()
+    }
+
+    /// The revision number of a new entry. An id that its caller chose may have been another entry's, and agents tell the two
+    /// by revision number and second: so it begins with the store's revision, which is past all numbers of that other
+    /// one, since each update of an entry is a revision of the store.
+    fn first_revision(&self, chosen: bool) -> i64 {
+        match chosen {
+            true => i64::try_from(self.store.revisions().borrow().0).unwrap_or(i64::MAX),
+            false => 0,
+        }
     }
 
     /// Updates the given fields of entries; outcomes are in the order of the items.
@@ -315,7 +325,7 @@ pub(super) fn alias_entry(
         selectors: Some(std::collections::BTreeSet::from([selector])),
         ..EntryPatch::default()
     };
-    Ok(patch.into_new(new_id()?, origin.at)?)
+    Ok(patch.into_new(new_id()?, origin.at, 0)?)
 }
 
 fn new_id() -> Result<EntryId, RegistryError> {

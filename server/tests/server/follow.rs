@@ -379,6 +379,41 @@ async fn a_large_set_comes_in_pages_and_a_resume_brings_only_what_was_missed() {
     assert_eq!((stream.pages, stream.changes), (0, 0));
 }
 
+/// The same id in the same second, with another SPIFFE ID: by its revision number it is another entry.
+#[tokio::test]
+async fn an_entry_that_was_deleted_and_made_again_with_its_id_is_told_after_a_cut() {
+    let server = server().await;
+    let agent = server.agent().await;
+    let mut again = entry(&agent.id(), "/before", 1);
+    again.id = "chosen".to_owned();
+    let mut before = server.entry(again.clone()).await;
+    let mut stream = Follows::open(&server, &agent).await;
+    for round in 0..20 {
+        // As often updated as may be: the number of an update is none of a later entry's.
+        update(&server, before.clone()).await;
+        stream
+            .until(|held| held.entries["chosen"].revision_number == before.revision_number + 1)
+            .await;
+        let held = stream.held.clone();
+        let known = held.entries["chosen"].clone();
+        drop(stream);
+        delete(&server, &[&before]).await;
+        again.spiffe_id = Some(message(&id(&format!("/after/{round}"))));
+        let after = server.entry(again.clone()).await;
+        assert!(
+            after.revision_number > known.revision_number,
+            "{after:?} after {known:?}"
+        );
+        stream = Follows::resume(&server, &agent, held).await;
+        stream.until(|held| held.entries["chosen"] == after).await;
+        if after.created_at == known.created_at {
+            return;
+        }
+        before = after;
+    }
+    panic!("the clock was never twice in the same second");
+}
+
 #[tokio::test]
 async fn a_resume_point_that_is_not_ours_gets_the_whole_set_with_the_reason() {
     let server = server().await;

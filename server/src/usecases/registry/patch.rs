@@ -40,11 +40,11 @@ pub struct EntryPatch {
 }
 
 impl EntryPatch {
-    /// A new entry of these fields.
+    /// A new entry of these fields, whose updates count from `first` on.
     ///
     /// # Errors
     /// [`RuleError::Missing`] when SPIFFE ID or parent are not given.
-    pub fn into_new(mut self, id: EntryId, now: OffsetDateTime) -> Result<Entry, RuleError> {
+    pub fn into_new(mut self, id: EntryId, now: OffsetDateTime, first: i64) -> Result<Entry, RuleError> {
         let spiffe_id = self.spiffe_id.take().ok_or(RuleError::Missing("spiffe_id"))?;
         let parent_id = self.parent_id.take().ok_or(RuleError::Missing("parent_id"))?;
         let empty = Entry {
@@ -67,7 +67,7 @@ impl EntryPatch {
             jwt_svid_include_jti: false,
         };
         Ok(Entry {
-            revision_number: 0,
+            revision_number: first,
             ..self.onto(empty)
         })
     }
