@@ -47,16 +47,25 @@ async fn the_calls_of_one_user_are_bounded() {
     hoarder.tell();
 }
 
-/// Processes that stop, by themselves or by a tracer, while they are measured or asked to answer.
+/// Processes that stop, by themselves or by a tracer, while they are measured or asked to answer. Their own user is
+/// served again too, when the time to answer is over, though they hold all the calls that it may have.
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_stop_hold_up_nobody_else() {
     require!(Need::Root);
-    let node = for_both("").await;
+    let node = for_both("[limits]\nmax_streams_per_uid = 60").await;
     let mut frozen = start(&node, "freeze", 60, &[]);
     assert_eq!(frozen.line().await.unwrap(), "stopped");
     for _ in 0..20 {
         node.given(&["/victim"]).await.unwrap();
     }
+    until("the user of those that stopped is served", async || {
+        let mut another = start(&node, "hoard", 1, &["1"]);
+        let line = another.line().await?;
+        another.tell();
+        (line == "1 answered, 0 refused").then_some(())
+    })
+    .await
+    .unwrap();
     frozen.tell();
 }
 
