@@ -41,9 +41,11 @@ simulation: ## random operations and faults under a controlled clock: SEEDS of t
 fuzz-smoke: ## each fuzz target for 20 seconds (cargo-fuzz, a nightly toolchain)
 	@tools/fuzz 20
 
+# Where the database of advisories cannot be downloaded: make deny DENY=--offline takes the one that is there.
+DENY ?=
 deny: ## licences, sources, versions and advisories by cargo-deny (installs it, downloads the database)
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
-	cargo deny check
+	cargo deny $(DENY) check --hide-inclusion-graph
 
 check: ## formatting, lints, documentation, the rules of the repository
 	cargo fmt --all --check
