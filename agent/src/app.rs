@@ -18,6 +18,7 @@ use vouchsafe_runtime::keys::DiskKeys;
 use vouchsafe_runtime::metrics::MetricsError;
 use vouchsafe_runtime::notify::Notifier;
 use vouchsafe_runtime::telemetry::LogLevel;
+use vouchsafe_runtime::telemetry::traces::{TraceSender, Traces};
 use vouchsafe_runtime::tls::{self, BundleHandle, ChannelTimes, PeerRule, SvidHandle, TlsError};
 use vouchsafe_runtime::uds::BindError;
 use vouchsafe_runtime::{
@@ -182,6 +183,7 @@ pub struct App {
     host: Host,
     bound: listeners::Bound,
     metrics: Metrics,
+    trace_sender: TraceSender,
     node: Node,
     parts: Parts,
     upstream: Upstream,
@@ -205,10 +207,12 @@ impl App {
         let state = StateDir::open(&config.data_dir)?;
         let bound = listeners::bind(&config, &host).await?;
         let addresses = bound.addresses();
-        let metrics = Metrics::default();
+        let (traces, trace_sender) =
+            Traces::prepare(&config.traces, "vouchsafe-agent").map_err(BadConfig::from)?;
+        let metrics = Metrics::new(&traces);
 
         let (svid, bundles) = (SvidHandle::new(), BundleHandle::new());
-        let upstream = upstream(&config, &host.clock, &svid, &bundles)?;
+        let upstream = upstream(&config, &host.clock, &svid, &bundles)?.traced(traces);
         let knowledge = KnowledgeBase::new(config.trust_domain.clone(), None);
         let x509 = X509Cache::new(config.cache.x509_svids);
         let status = Arc::new(Status::new(host.clock.clone()));
@@ -264,6 +268,7 @@ impl App {
             host,
             bound,
             metrics,
+            trace_sender,
             node,
             parts,
             upstream,
@@ -333,6 +338,7 @@ impl App {
             let (parts, pulse) = (self.parts.clone(), admin.pulse.clone());
             exporter.serve(self.metrics.registry(parts, pulse, self.host.clock.now()), &group);
         }
+        self.trace_sender.run(&group);
         let limits = &self.config.limits;
         let measured = (self.parts.clone(), self.metrics.calls.clone());
         serve::workload(self.bound.workload, measured, execs.clone(), limits, &group)?;

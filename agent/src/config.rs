@@ -10,6 +10,7 @@ use serde::Deserialize;
 use vouchsafe_identity::TrustDomain;
 use vouchsafe_node_attestors::join_token::{Token, TokenError};
 use vouchsafe_runtime::metrics::{MetricsConfig, MetricsError};
+use vouchsafe_runtime::telemetry::traces::{TracesConfig, TracesError};
 use vouchsafe_runtime::telemetry::{LogConfig, TelemetryError};
 use vouchsafe_runtime::tls::ServerAddress;
 use vouchsafe_runtime::uds::ConnectionLimits;
@@ -78,6 +79,9 @@ pub struct Config {
     /// Metrics for Prometheus.
     #[serde(default)]
     pub metrics: MetricsConfig,
+    /// Traces by OpenTelemetry.
+    #[serde(default)]
+    pub traces: TracesConfig,
     /// The log on stderr.
     #[serde(default)]
     pub log: LogConfig,
@@ -242,6 +246,9 @@ pub enum BadConfig {
     /// The log's level is none.
     #[error("`log.level` is wrong")]
     Log(#[from] TelemetryError),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// Metrics would be served to other hosts.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -317,6 +324,7 @@ impl Config {
         }
         self.log.check()?;
         self.metrics.check()?;
+        self.traces.check()?;
         if self.admin_socket() == self.workload_socket {
             return Err(BadConfig::SameSocket(self.workload_socket.display().to_string()));
         }

@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use vouchsafe_runtime::metrics::calls::durations;
 use vouchsafe_runtime::metrics::{self, CallMeter, Reading, Scrape, count, moment};
+use vouchsafe_runtime::telemetry::traces::Traces;
 
 use crate::admin::Pulse;
 use crate::caller::CallerError;
@@ -49,22 +50,19 @@ pub struct Metrics {
     pub svids: Svids,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// Nothing measured yet. Calls are traced too.
+    pub fn new(traces: &Traces) -> Self {
         Self {
-            calls: CallMeter::new(|path| {
-                METHODS
-                    .into_iter()
-                    .find(|known| *known == path)
-                    .unwrap_or(UNKNOWN)
-            }),
-            attestations: Attestations::default(),
+            calls: CallMeter::new(named, traces.clone()),
+            attestations: Attestations {
+                durations: Family::new_with_constructor(durations),
+                traces: traces.clone(),
+            },
             svids: Svids::default(),
         }
     }
-}
 
-impl Metrics {
     /// The registry that is served.
     pub fn registry(&self, parts: Parts, pulse: Pulse, started_at: OffsetDateTime) -> Registry {
         let mut whole = metrics::registry(started_at);
@@ -73,7 +71,7 @@ impl Metrics {
         registry.register(
             "attestation_duration_seconds",
             "Time to measure a caller, by what came of it",
-            self.attestations.0.clone(),
+            self.attestations.durations.clone(),
         );
         registry.register(
             "svid_requests",
@@ -84,6 +82,12 @@ impl Metrics {
         registry.register_collector(Box::new(Reading(read)));
         whole
     }
+}
+
+/// A method's own name, or that it has none.
+fn named(path: &str) -> &'static str {
+    let known = METHODS.into_iter().find(|known| *known == path);
+    known.unwrap_or(UNKNOWN)
 }
 
 fn read(scrape: &mut Scrape<'_, '_>, parts: &Parts, pulse: &Pulse) -> fmt::Result {
@@ -148,12 +152,9 @@ struct SvidLabels {
 
 /// Measures attestations.
 #[derive(Debug, Clone)]
-pub struct Attestations(Family<OutcomeLabel, Histogram>);
-
-impl Default for Attestations {
-    fn default() -> Self {
-        Self(Family::new_with_constructor(durations))
-    }
+pub struct Attestations {
+    durations: Family<OutcomeLabel, Histogram>,
+    traces: Traces,
 }
 
 impl Attestations {
@@ -166,7 +167,7 @@ impl Attestations {
         measured: impl Future<Output = Result<T, CallerError>>,
     ) -> Result<T, CallerError> {
         let begun = Instant::now();
-        let done = measured.await;
+        let done = self.traces.part("attest the caller", measured).await;
         let outcome = match &done {
             Ok(_) => "measured",
             Err(CallerError::Gone) => "gone",
@@ -175,7 +176,7 @@ impl Attestations {
             Err(CallerError::TooManyCalls { .. }) => "too_many",
             Err(_) => "failed",
         };
-        self.0
+        self.durations
             .get_or_create(&OutcomeLabel { outcome })
             .observe(begun.elapsed().as_secs_f64());
         done

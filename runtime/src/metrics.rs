@@ -5,6 +5,7 @@
 
 pub mod calls;
 mod process;
+pub(crate) mod watched;
 
 use std::convert::Infallible;
 use std::fmt;

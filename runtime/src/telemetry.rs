@@ -1,6 +1,7 @@
 //! Logs: to standard error, as text for people or JSON lines for programs.
 
 mod level;
+pub mod traces;
 
 use std::io::IsTerminal;
 

@@ -22,13 +22,14 @@ use vouchsafe_node_attestors::join_token;
 use vouchsafe_runtime::keys::{DiskKeys, MemoryKeys};
 use vouchsafe_runtime::notify::Notifier;
 use vouchsafe_runtime::telemetry::LogLevel;
+use vouchsafe_runtime::telemetry::traces::Traces;
 use vouchsafe_runtime::{Clock, Handed, KeyManager, TaskFailed, TaskFailures, TaskGroup, run};
 use vouchsafe_store::sled::{SledConfig, SledStore};
 use vouchsafe_store::{AuditSink, AuditWriter, MemoryStore, SharedStore};
 
 use crate::api::{self, Parts};
 use crate::authorize::Authorizer;
-use crate::config::{Config, KeyManagerKind, StoreKind};
+use crate::config::{BadConfig, Config, KeyManagerKind, StoreKind};
 use crate::index::Index;
 use crate::layers::Layers;
 use crate::layers::anonymous::AnonymousCalls;
@@ -151,7 +152,9 @@ async fn start(
     group: &TaskGroup,
     mut bound: listeners::Bound,
 ) -> Result<(), AppError> {
-    let (metrics, clock) = (Metrics::default(), &host.clock);
+    let (traces, sender) = Traces::prepare(&config.traces, "vouchsafe-server").map_err(BadConfig::from)?;
+    sender.run(group);
+    let (metrics, clock) = (Metrics::new(traces), &host.clock);
     let (store, keys) = open(config).await?;
     let store = MeteredStore::around(store, metrics.commits.clone());
     let ca = CaManager::start(ca_config(config), Arc::clone(&store), keys, clock.clone()).await?;

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use vouchsafe_identity::{SpiffeId, TrustDomain};
 use vouchsafe_runtime::Span;
 use vouchsafe_runtime::metrics::{MetricsConfig, MetricsError};
+use vouchsafe_runtime::telemetry::traces::{TracesConfig, TracesError};
 use vouchsafe_runtime::telemetry::{LogConfig, TelemetryError};
 
 pub use limits::{AuditConfig, Limits};
@@ -112,6 +113,9 @@ pub struct Config {
     /// Metrics for Prometheus.
     #[serde(default)]
     pub metrics: MetricsConfig,
+    /// Traces by OpenTelemetry.
+    #[serde(default)]
+    pub traces: TracesConfig,
     /// How much callers may ask for.
     #[serde(default)]
     pub limits: Limits,
@@ -178,6 +182,9 @@ pub enum BadConfig {
     /// Metrics would be served to other hosts.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// The issuer is empty.
     #[error("`jwt_issuer` is empty: give it a value, or leave the key out")]
     EmptyIssuer,
@@ -224,6 +231,7 @@ impl Config {
         }
         self.log.check()?;
         self.metrics.check()?;
+        self.traces.check()?;
         self.limits.check()
     }
 

@@ -17,6 +17,7 @@ use vouchsafe_ca::CaManager;
 use vouchsafe_identity::SpiffeId;
 use vouchsafe_runtime::metrics::calls::durations;
 use vouchsafe_runtime::metrics::{self, CallMeter, Reading, Scrape, count, moment};
+use vouchsafe_runtime::telemetry::traces::Traces;
 use vouchsafe_runtime::tls::ConnectionMetrics;
 use vouchsafe_store::AuditSink;
 
@@ -46,32 +47,18 @@ pub struct Metrics {
     pub commits: Commits,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// Nothing measured yet. Calls are traced too.
+    pub fn new(traces: Traces) -> Self {
         Self {
-            calls: CallMeter::new(|path| rule(path).map_or(UNKNOWN, |(name, _)| name)),
+            calls: CallMeter::new(|path| rule(path).map_or(UNKNOWN, |(name, _)| name), traces),
             connections: ConnectionMetrics::default(),
             refused: Refused::default(),
             issued: Issued::default(),
             commits: Commits::default(),
         }
     }
-}
 
-/// What is read when it is asked for.
-#[derive(Debug)]
-pub struct State {
-    /// Entries and nodes.
-    pub index: Arc<Index>,
-    /// Authorities.
-    pub ca: Arc<CaManager>,
-    /// The queue before the audit log.
-    pub audit: AuditSink,
-    /// Callers with calls under way.
-    pub callers: Places<SpiffeId>,
-}
-
-impl Metrics {
     /// The registry that is served.
     pub fn registry(&self, state: State, started_at: OffsetDateTime) -> Registry {
         let mut whole = metrics::registry(started_at);
@@ -97,6 +84,19 @@ impl Metrics {
         registry.register_collector(Box::new(Reading(read)));
         whole
     }
+}
+
+/// What is read when it is asked for.
+#[derive(Debug)]
+pub struct State {
+    /// Entries and nodes.
+    pub index: Arc<Index>,
+    /// Authorities.
+    pub ca: Arc<CaManager>,
+    /// The queue before the audit log.
+    pub audit: AuditSink,
+    /// Callers with calls under way.
+    pub callers: Places<SpiffeId>,
 }
 
 impl State {

@@ -40,7 +40,8 @@ pub async fn issue(cache: X509Cache, lane: Lane, authority: Arc<dyn Authority>, 
             wait(&cache, lane, &clock, now).await;
             continue;
         }
-        match issue_batch(authority.as_ref(), &due, &clock).await {
+        let caller = cache.waiting(lane, &due);
+        match caller.does(issue_batch(authority.as_ref(), &due, &clock)).await {
             Ok(outcomes) => {
                 backoff.reset();
                 batch = (batch * 2).min(MAX_BATCH);

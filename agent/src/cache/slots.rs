@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 use vouchsafe_identity::SpiffeId;
 use vouchsafe_identity::secret::Secret;
+use vouchsafe_runtime::telemetry::traces::OnBehalf;
 
 use super::EntryIndex;
 use super::rotation::Lifetime;
@@ -60,21 +61,34 @@ pub struct Failure {
 }
 
 /// Wakes one caller when something becomes of an SVID that it holds. Cheap to clone: all clones wake the same.
-#[derive(Debug, Clone, Default)]
-pub struct Watcher(Arc<Notify>);
+#[derive(Debug, Clone)]
+pub struct Watcher {
+    wake: Arc<Notify>,
+    caller: OnBehalf,
+}
+
+impl Default for Watcher {
+    /// Of the call that is under way.
+    fn default() -> Self {
+        Self {
+            wake: Arc::default(),
+            caller: OnBehalf::current(),
+        }
+    }
+}
 
 impl Watcher {
     /// Waits until something became of one of the SVIDs. What happens while nobody waits is kept.
     pub async fn woken(&self) {
-        self.0.notified().await;
+        self.wake.notified().await;
     }
 
     fn wake(&self) {
-        self.0.notify_one();
+        self.wake.notify_one();
     }
 
     fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.wake, &other.wake)
     }
 }
 
@@ -345,6 +359,16 @@ impl Slots {
                 Arc::clone(&slot.entry)
             })
             .collect()
+    }
+
+    /// The first traced call that holds one of these.
+    pub fn waiting(&self, entries: &[Arc<Entry>]) -> OnBehalf {
+        let slots = entries.iter().filter_map(|entry| self.slots.get(&entry.id));
+        let mut callers = slots.flat_map(|slot| &slot.pins).map(|pin| &pin.caller);
+        callers
+            .find(|caller| !caller.is_nobody())
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// When something will next be due, if nothing changes.

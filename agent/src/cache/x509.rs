@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
+use vouchsafe_runtime::telemetry::traces::OnBehalf;
 
 use super::EntryIndex;
 use super::distrust::Distrust;
@@ -129,6 +130,14 @@ impl X509Cache {
     /// Takes at most `count` entries whose SVIDs are to be had now.
     pub(super) fn take_due(&self, lane: Lane, now: OffsetDateTime, count: usize) -> Vec<Arc<Entry>> {
         self.lock().take_due(lane, now, count)
+    }
+
+    /// The call on whose behalf SVIDs of a lane are had: of those that callers wait for, the first one that is traced.
+    pub(super) fn waiting(&self, lane: Lane, entries: &[Arc<Entry>]) -> OnBehalf {
+        match lane {
+            Lane::Urgent => self.lock().waiting(entries),
+            Lane::Ahead => OnBehalf::default(),
+        }
     }
 
     /// When something will next be due, if nothing changes.

@@ -14,6 +14,7 @@ use vouchsafe_proto::spire::api::server::agent::v1::{
     AgentX509svidParams, AttestAgentRequest, attest_agent_request, attest_agent_response,
 };
 use vouchsafe_proto::spire::api::server::bundle::v1::GetBundleRequest;
+use vouchsafe_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use vouchsafe_proto::spire::api::types::AttestationData;
 use vouchsafe_runtime::Clock;
 use vouchsafe_runtime::tls::{
@@ -21,7 +22,8 @@ use vouchsafe_runtime::tls::{
 };
 
 use crate::bootstrap::Bootstrap;
-use crate::upstream::{Upstream, UpstreamError, convert};
+use crate::upstream::client::MAX_ANSWER_BYTES;
+use crate::upstream::{UpstreamError, convert};
 
 /// Longest time for the whole exchange.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -111,7 +113,8 @@ pub async fn attest(
     let (channel, seen) = open(address, trust_domain, bootstrap, clock)?;
     let exchange = async {
         let (chain, reattestable) = exchange(channel.clone(), prover, csr).await?;
-        let bundle = Upstream::bundles(channel)
+        let bundle = BundleClient::new(channel)
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
             .get_bundle(GetBundleRequest::default())
             .await?;
         let bundle = convert::bundle(bundle.into_inner()).map_err(|e| AttestError::Final(e.to_string()))?;

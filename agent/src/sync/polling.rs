@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-use tonic::transport::Channel;
 use vouchsafe_identity::{Bundle, TrustDomain};
 use vouchsafe_proto::spire::api::server::bundle::v1::{GetBundleRequest, GetFederatedBundleRequest};
 use vouchsafe_runtime::Clock;
+use vouchsafe_runtime::telemetry::traces::TracedChannel as Channel;
 
 use super::protocol::{Exchange, Step};
 use crate::entry::Entry;

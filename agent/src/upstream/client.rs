@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::transport;
 use tonic::{Code, Status, Streaming};
 use vouchsafe_identity::secret::Secret;
 use vouchsafe_proto::spire::api::server::agent::v1::agent_client::AgentClient;
@@ -26,6 +26,7 @@ use vouchsafe_proto::spire::api::server::svid::v1::{
 };
 use vouchsafe_proto::vouchsafe::sync::v1::sync_client::SyncClient;
 use vouchsafe_proto::vouchsafe::sync::v1::{FollowRequest, FollowResponse};
+use vouchsafe_runtime::telemetry::traces::{TracedChannel as Channel, Traces};
 
 use super::convert::moment;
 use super::{Authority, IssuedJwt, Refusal, UpstreamError, X509Request};
@@ -44,7 +45,8 @@ const MAX_TRIES: usize = 3;
 pub struct Upstream(Arc<Inner>);
 
 struct Inner {
-    open: Box<dyn Fn() -> Channel + Send + Sync>,
+    open: Arc<dyn Fn() -> transport::Channel + Send + Sync>,
+    traces: Traces,
     link: ArcSwap<Channel>,
     /// Tells that there is a new link.
     opened: watch::Sender<()>,
@@ -64,10 +66,21 @@ impl Link {
 
 impl Upstream {
     /// The server that `open` connects to. Each channel of it shows the SVID of its time.
-    pub fn new(open: impl Fn() -> Channel + Send + Sync + 'static) -> Self {
-        let link = ArcSwap::from_pointee(open());
+    pub fn new(open: impl Fn() -> transport::Channel + Send + Sync + 'static) -> Self {
+        Self::opened_by(Arc::new(open), Traces::default())
+    }
+
+    /// The same server, by calls that are traced.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> Self {
+        Self::opened_by(Arc::clone(&self.0.open), traces)
+    }
+
+    fn opened_by(open: Arc<dyn Fn() -> transport::Channel + Send + Sync>, traces: Traces) -> Self {
+        let link = ArcSwap::from_pointee(traces.channel(open()));
         Self(Arc::new(Inner {
-            open: Box::new(open),
+            open,
+            traces,
             link,
             opened: watch::Sender::new(()),
             refusal: watch::Sender::new(None),
@@ -76,7 +89,8 @@ impl Upstream {
 
     /// Calls go over a new connection from now on.
     pub fn reconnect(&self) {
-        self.0.link.store(Arc::new((self.0.open)()));
+        let channel = self.0.traces.channel((self.0.open)());
+        self.0.link.store(Arc::new(channel));
         self.0.opened.send_replace(());
     }
 

@@ -1,4 +1,4 @@
-//! Measures gRPC calls: how many of each method end with which code, how long they take, how many are under way.
+//! Measures and traces gRPC calls: how many of each method end with which code, how long they take, how many are under way.
 //!
 //! Stands outside every other layer, so that refusals count too. A stream counts when it ends.
 
@@ -6,19 +6,22 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as HttpBody;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
+use tonic::Code;
 use tonic::body::Body;
-use tonic::{Code, Status};
 use tower::{Layer, Service};
+
+use super::watched::{self, Ending};
+use crate::telemetry::traces::{Span, Traces};
 
 /// Upper ends of the buckets of durations, in seconds: cached answers take well below a millisecond, streams hours.
 const BUCKETS: [f64; 14] = [
@@ -47,6 +50,7 @@ pub struct CallMeter(Arc<Meter>);
 
 struct Meter {
     name: fn(&str) -> &'static str,
+    traces: Traces,
     durations: Family<CallLabels, Histogram>,
     under_way: Family<MethodLabels, Gauge>,
 }
@@ -58,10 +62,11 @@ impl fmt::Debug for CallMeter {
 }
 
 impl CallMeter {
-    /// Names methods by `name`, which has one name for all paths that it does not know.
-    pub fn new(name: fn(&str) -> &'static str) -> Self {
+    /// Names methods by `name`, which has one name for all paths that it does not know, and traces them.
+    pub fn new(name: fn(&str) -> &'static str, traces: Traces) -> Self {
         Self(Arc::new(Meter {
             name,
+            traces,
             durations: Family::new_with_constructor(durations),
             under_way: Family::default(),
         }))
@@ -79,6 +84,7 @@ impl CallMeter {
             "gRPC calls that have not ended, open streams among them, by method",
             self.0.under_way.clone(),
         );
+        self.0.traces.register(registry);
     }
 
     /// How many calls of a method are under way.
@@ -87,14 +93,15 @@ impl CallMeter {
         self.0.under_way.get(&labels).map_or(0, |gauge| gauge.get())
     }
 
-    fn begin(&self, path: &str) -> Running {
-        let method = (self.0.name)(path);
+    fn begin<B>(&self, request: &http::Request<B>) -> Running {
+        let method = (self.0.name)(request.uri().path());
         self.0.under_way.get_or_create(&MethodLabels { method }).inc();
         Running {
             meter: Arc::clone(&self.0),
             method,
             begun: Instant::now(),
             code: Code::Cancelled,
+            span: self.0.traces.incoming(method, request.headers()),
         }
     }
 }
@@ -105,11 +112,19 @@ struct Running {
     method: &'static str,
     begun: Instant,
     code: Code,
+    span: Option<Span>,
 }
 
-impl Running {
+impl Ending for Running {
     fn ends_with(&mut self, code: Code) {
         self.code = code;
+        if let Some(span) = &mut self.span {
+            span.ends_with(code);
+        }
+    }
+
+    fn span(&self) -> Option<&Span> {
+        self.span.as_ref()
     }
 }
 
@@ -158,63 +173,18 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let mut running = self.meter.begin(request.uri().path());
-        let answer = self.inner.call(request);
+        let running = self.meter.begin(&request);
+        let answer = {
+            let _on_behalf = running.span().map(Span::enter);
+            self.inner.call(request)
+        };
         Box::pin(async move {
-            let response = answer.await?.map(Body::new);
-            if let Some(status) = Status::from_header_map(response.headers()) {
-                running.ends_with(status.code());
-                return Ok(response);
-            }
-            Ok(response.map(|inner| {
-                Body::new(Watched {
-                    inner,
-                    running: Some(running),
-                })
-            }))
+            let answer = match running.span() {
+                Some(span) => span.around(answer).await,
+                None => answer.await,
+            };
+            Ok(watched::watch(answer?.map(Body::new), running))
         })
-    }
-}
-
-/// A body that sees with which code its call ends.
-struct Watched {
-    inner: Body,
-    running: Option<Running>,
-}
-
-impl Watched {
-    fn end(&mut self, code: Code) {
-        if let Some(mut running) = self.running.take() {
-            running.ends_with(code);
-        }
-    }
-}
-
-impl HttpBody for Watched {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
-                    this.end(status.code());
-                }
-            }
-            Some(Err(status)) => this.end(status.code()),
-            None => this.end(Code::Unknown),
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 

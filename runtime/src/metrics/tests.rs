@@ -9,6 +9,7 @@ use tonic::body::Body;
 use tower::{Layer, ServiceExt};
 
 use super::*;
+use crate::telemetry::traces::Traces;
 
 const METHOD: &str = "/p.S/M";
 
@@ -100,7 +101,8 @@ async fn call(meter: &CallMeter, path: &str, body: Body) -> http::Response<Body>
 
 #[tokio::test]
 async fn a_call_counts_when_its_trailers_have_gone_out_and_as_cancelled_when_its_caller_left() {
-    let meter = CallMeter::new(|path| if path == METHOD { METHOD } else { "unknown" });
+    let name = |path: &str| if path == METHOD { METHOD } else { "unknown" };
+    let meter = CallMeter::new(name, Traces::default());
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", http::HeaderValue::from_static("5"));
     let body = Body::new(
