@@ -50,6 +50,7 @@ async fn rounds(rounds: usize, count: usize) -> anyhow::Result<Vec<Duration>> {
             .then_some(())
     })
     .await?;
+    timeout(DEADLINE, first(&deployment.workload_socket())).await?;
     // Told to stop, an agent seals all that it holds.
     let agent = deployment.agent.as_mut().context("no agent runs")?;
     agent.terminate().await?;
