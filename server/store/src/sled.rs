@@ -130,15 +130,16 @@ fn open_db(dir: &Path, cache_bytes: u64) -> Result<Db, StoreError> {
     let failed = |e: io::Error| disk_error(&format!("`{}`", dir.display()), &e);
     disk::wait_closed(dir)?;
     disk::forget_cached(dir).map_err(failed)?;
-    let open = || {
-        ::sled::Config::new()
-            .path(dir)
-            .cache_capacity(cache_bytes)
-            // Ours is the only flush.
-            .flush_every_ms(None)
-            .open()
+    let open = |dir: &Path| {
+        let config = ::sled::Config::new().path(dir).cache_capacity(cache_bytes);
+        // Ours is the only flush.
+        config.flush_every_ms(None).open()
     };
-    let db = guarded("open", open).map_err(|error| match error {
+    disk::tidy(dir, |scratch| {
+        guarded("open", || open(scratch))?;
+        disk::wait_closed(scratch)
+    })?;
+    let db = guarded("open", || open(dir)).map_err(|error| match error {
         StoreError::Corrupt(why) => StoreError::Corrupt(damaged(dir, &why)),
         other => other,
     })?;

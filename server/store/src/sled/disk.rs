@@ -16,6 +16,11 @@ use crate::StoreError;
 const LOCK_FILE: &str = "lock";
 /// The one file in which sled keeps its log, and so its data.
 pub(super) const DB_FILE: &str = "db";
+/// The file in which sled keeps the parameters that a store was made with.
+const PARAMETERS_FILE: &str = "conf";
+/// A folder for a store of which only the parameters are wanted, and a copy of these that is not whole yet.
+const SCRATCH: &str = "new";
+const PARAMETERS_COPY: &str = "conf.new";
 /// How often, and how long apart, to look whether a store is closed: five seconds.
 const CLOSE_LOOKS: u32 = 1000;
 const CLOSE_NAP: Duration = Duration::from_millis(5);
@@ -85,6 +90,45 @@ pub(super) fn prepare(dir: &Path) -> Result<DirLock, StoreError> {
         }),
         Err(TryLockError::Error(e)) => Err(failed(e)),
     }
+}
+
+/// Takes away what the end of a process or a loss of power left unfinished, and sees to it that sled finds its parameters
+/// whole. sled would otherwise not open: it takes a snapshot that was being written for the newest one, and it writes its
+/// parameters without a sync. `make_store` makes a store in a folder and closes it.
+pub(super) fn tidy(
+    dir: &Path,
+    make_store: impl FnOnce(&Path) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let failed = |e: io::Error| disk_error(&format!("`{}`", dir.display()), &e);
+    remove_unfinished_snapshots(dir).map_err(failed)?;
+    let (scratch, parameters) = (dir.join(SCRATCH), dir.join(PARAMETERS_FILE));
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch).map_err(failed)?;
+    }
+    if parameters.exists() {
+        return Ok(());
+    }
+    make_store(&scratch)?;
+    let copy = dir.join(PARAMETERS_COPY);
+    let put = || {
+        fs::copy(scratch.join(PARAMETERS_FILE), &copy)?;
+        File::open(&copy)?.sync_all()?;
+        fs::rename(&copy, &parameters)?;
+        File::open(dir)?.sync_all()?;
+        fs::remove_dir_all(&scratch)
+    };
+    put().map_err(failed)
+}
+
+/// A snapshot gets its name when it is whole and synced; until then its name ends this way.
+fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
+    for file in fs::read_dir(dir)? {
+        let path = file?.path();
+        if path.extension().is_some_and(|end| end == "generating") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until a store that this process has just closed is closed: a thread of sled's may hold the file a

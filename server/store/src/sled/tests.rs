@@ -115,6 +115,43 @@ fn gated(dir: &Path) -> (Arc<SledStore>, Keeper) {
     (Arc::new(store), keeper)
 }
 
+/// sled takes any file that begins like a snapshot for one; power was lost while this one was written.
+#[tokio::test]
+async fn a_snapshot_that_was_never_finished_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SledStore::open(dir.path(), &SledConfig::default()).unwrap();
+    store.commit(commit("there")).await.unwrap();
+    drop(store);
+    for written in [&b""[..], &[0; 100]] {
+        std::fs::write(dir.path().join("snap.FFFFFFFFFFFFFFFF.generating"), written).unwrap();
+        let store = SledStore::open(dir.path(), &SledConfig::default()).unwrap();
+        let there = store.token(&TokenHash("there".to_owned())).await.unwrap();
+        assert!(there.is_some());
+    }
+}
+
+/// The parameters are whole and on the disk before there is anything else: sled opens no store where they are torn.
+#[test]
+fn a_store_is_begun_with_its_parameters() {
+    let dir = tempfile::tempdir().unwrap();
+    // Power was lost in each step of the beginning.
+    std::fs::create_dir(dir.path().join("new")).unwrap();
+    std::fs::write(dir.path().join("new/conf"), [0; 40]).unwrap();
+    std::fs::write(dir.path().join("conf.new"), [0; 400]).unwrap();
+    let made = disk::tidy(dir.path(), |scratch| {
+        assert!(!scratch.exists());
+        assert!(!dir.path().join("conf").exists());
+        std::fs::create_dir(scratch).unwrap();
+        std::fs::write(scratch.join("conf"), "whole").unwrap();
+        Ok(())
+    });
+    made.unwrap();
+    assert_eq!(std::fs::read(dir.path().join("conf")).unwrap(), b"whole");
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 1, "nothing else is left");
+    disk::tidy(dir.path(), |_| panic!("they are there")).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::disallowed_methods, reason = "a test has no task group")]
 async fn an_answer_never_comes_before_the_sync() {
