@@ -239,7 +239,8 @@ impl Caller {
         let there = Want::Is("made".to_owned());
         self.diary.asked(&token, there.clone());
         let asked = CreateJoinTokenRequest {
-            ttl: 600,
+            // Longer than the longest run: a token that has ended is removed.
+            ttl: 86_400,
             token: text.clone(),
             agent_id: None,
         };
