@@ -26,6 +26,7 @@ pub use keeper::Keeper;
 pub use key::{SealKeyError, SealKeySource};
 use snapshot::Snapshot;
 use vouchsafe_runtime::seal::SealKeys;
+use vouchsafe_runtime::seal::file::SecretFileError;
 
 /// What was sealed, as far as it may be used now.
 #[derive(Debug, Default)]
@@ -78,10 +79,8 @@ impl Seal {
         };
         let keys = SealKeys::derive(&secret).map_err(|_short| SealKeyError::NoRandomness)?;
         let keys = Arc::new(keys);
-        let files = Files::open(data_dir, Arc::clone(&keys)).map_err(|source| SealKeyError::Io {
-            action: "make the folder of what is sealed by",
-            path: data_dir.display().to_string(),
-            source,
+        let files = Files::open(data_dir, Arc::clone(&keys)).map_err(|source| {
+            SecretFileError::io("make the folder of what is sealed by", data_dir, source)
         })?;
         Ok(Some(Self(Arc::new(Inner {
             keys,

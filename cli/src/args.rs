@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vouchsafe_identity::{Selector, SpiffeId, TrustDomain};
 
-use crate::commands::{agent, audit, authority, bundle, entry, explain, health, log_level, svid, token};
+use crate::commands::{
+    agent, audit, authority, backup, bundle, entry, explain, health, log_level, svid, token,
+};
 use crate::dev;
 
 /// Exit codes, shown below the help.
@@ -107,6 +109,8 @@ pub(crate) enum Command {
     /// The audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Everything that the server keeps in one file, sealed with its keys or without them
+    Backup(backup::BackupArgs),
     /// A server and an agent in one process, for development
     Dev(dev::DevArgs),
     /// A completion script for a shell

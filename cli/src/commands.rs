@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod authority;
+pub(crate) mod backup;
 pub(crate) mod bundle;
 pub(crate) mod entry;
 pub(crate) mod explain;
@@ -31,6 +32,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
         Command::Health(args) => health::run(args, &global, output).await,
         Command::LogLevel(command) => log_level::run(command, &global, output).await,
         Command::Audit(command) => audit::run(command, &global, output).await,
+        Command::Backup(args) => backup::run(args, &global, output).await,
         Command::Dev(args) => Box::pin(crate::dev::run(args, &global, output)).await,
         Command::Completions { shell } => {
             // By way of a buffer: the generator panics where the reader has gone away.

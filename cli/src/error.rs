@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use tonic::Code;
+use vouchsafe_runtime::seal::file::SecretFileError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +76,9 @@ pub(crate) enum CliError {
         #[source]
         source: std::io::Error,
     },
+    /// The file of a sealing key gives none.
+    #[error(transparent)]
+    SealKey(#[from] SecretFileError),
     /// The answer is not what the protocol says.
     #[error("the {what} sent an answer that cannot be read: {reason}")]
     Answer {
@@ -114,9 +118,10 @@ impl CliError {
             | Self::Answer { .. }
             | Self::Daemon(_) => 1,
             Self::Unreachable { .. } => 69,
-            Self::Forbidden { .. } => 77,
+            Self::Forbidden { .. }
+            | Self::SealKey(SecretFileError::Exposed { .. } | SecretFileError::Foreign { .. }) => 77,
             Self::Timeout(_) | Self::Unwell(_) => 75,
-            Self::NotFound(_) | Self::Invalid(_) => 65,
+            Self::NotFound(_) | Self::Invalid(_) | Self::SealKey(_) => 65,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
             Self::File { .. } => 1,
             Self::Call { status, .. } => match status.code() {
@@ -138,7 +143,7 @@ impl CliError {
             Self::Call { .. } => "call",
             Self::Timeout(_) => "timeout",
             Self::NotFound(_) => "not_found",
-            Self::Invalid(_) => "invalid",
+            Self::Invalid(_) | Self::SealKey(_) => "invalid",
             Self::Partly { .. } => "partly",
             Self::Unwell(_) => "unwell",
             Self::File { .. } => "file",

@@ -8,6 +8,7 @@ use crate::spire::api::server::agent::v1::{
     AttestAgentRequest, CreateJoinTokenRequest, attest_agent_request,
 };
 use crate::spire::api::types::{AttestationData, JoinToken, Jwtsvid, Witsvid};
+use crate::vouchsafe::server::v1::BackupRequest;
 use crate::workload;
 
 /// Stands for a secret of so many bytes.
@@ -127,6 +128,14 @@ impl Debug for AttestAgentRequest {
     }
 }
 
+impl Debug for BackupRequest {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("BackupRequest")
+            .field("seal_secret", &Hidden::of(&self.seal_secret))
+            .finish()
+    }
+}
+
 impl Debug for attest_agent_request::Params {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         f.debug_struct("Params")
@@ -215,6 +224,7 @@ mod tests {
             token: text(),
             ..Default::default()
         });
+        assert_hidden(&BackupRequest { seal_secret: bytes() });
         let params = attest_agent_request::Params {
             data: Some(data),
             params: None,

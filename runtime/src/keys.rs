@@ -8,6 +8,7 @@ pub mod memory;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::{KeyAlgorithm, Signer};
 
 pub use disk::DiskKeys;
@@ -72,6 +73,8 @@ pub trait KeyManager: Send + Sync + std::fmt::Debug {
     async fn generate(&self, key_id: &str, algorithm: KeyAlgorithm) -> Result<Arc<dyn Signer>, KeyError>;
     /// The key, or `None`.
     async fn get(&self, key_id: &str) -> Result<Option<Arc<dyn Signer>>, KeyError>;
+    /// The key itself in PKCS#8, for a backup that seals it at once; `None` when there is none.
+    async fn export(&self, key_id: &str) -> Result<Option<Secret<Vec<u8>>>, KeyError>;
     /// All key ids, sorted.
     async fn list(&self) -> Result<Vec<String>, KeyError>;
     /// Forgets a key; that there is none is no error.

@@ -4,6 +4,8 @@
 //! equal; with plain GCM it would give the key of the authentication away. What is sealed cannot be opened for another
 //! purpose, another agent, another file or another place in it: all of them are bound to it.
 
+pub mod file;
+
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use vouchsafe_identity::secret::Secret;
@@ -27,6 +29,8 @@ pub enum Purpose {
     Head,
     /// The key of the agent's own SVID.
     OwnKey,
+    /// A backup of the server.
+    Backup,
 }
 
 impl Purpose {
@@ -35,6 +39,7 @@ impl Purpose {
             Self::State => b"state",
             Self::Head => b"head",
             Self::OwnKey => b"own key",
+            Self::Backup => b"backup",
         }
     }
 }
@@ -50,6 +55,7 @@ pub struct SealKeys {
     state: RandomizedNonceKey,
     head: RandomizedNonceKey,
     own_key: RandomizedNonceKey,
+    backup: RandomizedNonceKey,
 }
 
 struct Length;
@@ -82,6 +88,7 @@ impl SealKeys {
             state: key(Purpose::State)?,
             head: key(Purpose::Head)?,
             own_key: key(Purpose::OwnKey)?,
+            backup: key(Purpose::Backup)?,
         })
     }
 
@@ -90,6 +97,7 @@ impl SealKeys {
             Purpose::State => &self.state,
             Purpose::Head => &self.head,
             Purpose::OwnKey => &self.own_key,
+            Purpose::Backup => &self.backup,
         }
     }
 

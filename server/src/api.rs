@@ -3,6 +3,7 @@
 mod absent;
 mod agent;
 mod authority;
+mod backup;
 mod bundle;
 mod conversation;
 mod entry;

@@ -42,6 +42,7 @@ use crate::usecases::registry::Registry;
 use crate::usecases::tokens::Tokens;
 
 pub use error::AppError;
+pub(crate) use error::make_data_dir;
 
 /// How long calls that are under way may take after the server is told to stop (SPIRE's number).
 const DRAIN: Duration = Duration::from_secs(10);
@@ -204,7 +205,7 @@ async fn open(config: &Config) -> Result<(SharedStore, Arc<dyn KeyManager>), App
     let (store_kind, key_kind) = (config.store, config.key_manager);
     let open = move || -> Result<(SharedStore, Arc<dyn KeyManager>), AppError> {
         if store_kind == StoreKind::Sled || key_kind == KeyManagerKind::Disk {
-            error::make_data_dir(&dir)?;
+            make_data_dir(&dir)?;
         }
         let store: SharedStore = match store_kind {
             StoreKind::Sled => Arc::new(SledStore::open(&dir.join("store"), &SledConfig::default())?),

@@ -11,6 +11,7 @@ use vouchsafe_runtime::{ExitCode, Handed, config, signals, telemetry, uds};
 use crate::app::{App, Host};
 use crate::config::Config;
 use crate::errors::chain;
+use crate::restoring;
 
 /// The Vouchsafe server: certificate authority, registry and audit of a trust domain.
 #[derive(Debug, Parser)]
@@ -33,6 +34,17 @@ enum Command {
         /// The configuration file.
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Makes a data directory from a backup, for a server that does not run.
+    Restore {
+        /// The file that `vouchsafe backup` made.
+        file: PathBuf,
+        /// The folder to restore into: empty, or not there yet.
+        #[arg(long, value_name = "DATA_DIR")]
+        into: PathBuf,
+        /// The file of the key that the backup was sealed with.
+        #[arg(long, value_name = "FILE")]
+        seal_key: Option<PathBuf>,
     },
     /// Prints the version.
     Version,
@@ -63,6 +75,9 @@ pub async fn main() -> ExitCode {
     let done = match line.command {
         Command::Run { config } => run(&config).await.map(|()| None),
         Command::Validate { config } => load(&config).map(|_| Some(format!("{} is valid", config.display()))),
+        Command::Restore { file, into, seal_key } => {
+            restore(&file, &into, seal_key.as_deref()).await.map(Some)
+        }
         Command::Version => Ok(Some(env!("CARGO_PKG_VERSION").to_owned())),
     };
     match done {
@@ -86,6 +101,18 @@ fn load(path: &Path) -> Result<Config, Failure> {
         uds::check_group(group).map_err(|e| Failure::new(&e, ExitCode::Config))?;
     }
     Ok(config)
+}
+
+async fn restore(file: &Path, into: &Path, seal_key: Option<&Path>) -> Result<String, Failure> {
+    let restored = restoring::into_data_dir(file, into, seal_key, Host::default().clock.now()).await;
+    let restored = restored.map_err(|e| Failure::new(&e, ExitCode::Io))?;
+    Ok(format!(
+        "revision {}, {} audit records and {} private keys are in {}: make it the `data_dir` of the server, and start it",
+        restored.end.revision.0,
+        restored.end.audit_seq,
+        restored.keys,
+        into.display()
+    ))
 }
 
 async fn run(path: &Path) -> Result<(), Failure> {

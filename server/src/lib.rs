@@ -15,4 +15,6 @@ pub mod index;
 pub mod layers;
 pub mod metrics;
 pub mod random;
+pub mod restoring;
+pub mod sealed_backup;
 pub mod usecases;

@@ -249,6 +249,11 @@ impl Deployment {
         agent_config.clone_into(&mut self.agent_config);
     }
 
+    /// Gives the server another `data_dir`, for its next start.
+    pub fn move_server(&mut self, data_dir: &Path) {
+        data_dir.clone_into(&mut self.data_dir);
+    }
+
     /// Starts the server, again after it was killed, and waits until it is healthy.
     ///
     /// # Errors

@@ -2,27 +2,23 @@
 //! the service manager hands over, so that it need not lie on the same disk.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
+use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
 use serde::Deserialize;
 use vouchsafe_identity::secret::Secret;
 use zeroize::Zeroizing;
 
 use super::disk;
-use vouchsafe_runtime::seal::MIN_SECRET_BYTES;
+use vouchsafe_runtime::seal::file::{SecretFileError, read_credential, read_secret};
 
 /// The file in data_dir.
 const KEY_FILE: &str = "seal.key";
 /// Length of a secret that is made here, in bytes.
 const SECRET_BYTES: usize = 32;
-/// Longest credential, in bytes.
-const MAX_SECRET_BYTES: u64 = 4096;
-/// All that a group or others may do.
-const OTHERS: u32 = 0o077;
 
 /// Where the secret is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -76,44 +72,12 @@ pub enum SealKeyError {
          with `LoadCredential=` or `LoadCredentialEncrypted=`, or set `seal_key = \"file\"`"
     )]
     NoCredentials(String),
-    /// Others may read the file.
-    #[error("`{path}` has mode {mode:o}, so that others can read it: run `chmod 600 {path}`")]
-    Exposed {
-        /// The file.
-        path: String,
-        /// Its mode.
-        mode: u32,
-    },
-    /// The file is not a plain one of our own.
-    #[error("`{path}` is refused as a sealing key: it is {what}")]
-    Foreign {
-        /// The file.
-        path: String,
-        /// What it is instead.
-        what: &'static str,
-    },
-    /// It cannot be a secret.
-    #[error("`{path}` has {found} bytes: a sealing key has {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES}")]
-    Length {
-        /// The file.
-        path: String,
-        /// Its length.
-        found: usize,
-    },
     /// The library gives no random numbers.
     #[error("no sealing key could be made: the system has no random numbers")]
     NoRandomness,
-    /// The system refused.
-    #[error("cannot {action} sealing key `{path}`")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: String,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
+    /// The file.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
 }
 
 impl SealKeySource {
@@ -136,75 +100,23 @@ impl SealKeySource {
             Self::None => Ok(None),
             Self::File => {
                 let path = data_dir.join(KEY_FILE);
-                match open(&path) {
-                    Ok(file) => {
-                        check(&path, &file)?;
-                        read(&path, file).map(Some)
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path).map(Some),
-                    Err(source) => Err(failed("open", &path, source)),
+                match read_secret(&path) {
+                    Err(error) if error.is_missing() => make(&path).map(Some),
+                    read => Ok(Some(read?)),
                 }
             }
             Self::Credential(name) => {
                 let folder = credentials.ok_or_else(|| SealKeyError::NoCredentials(name.clone()))?;
-                let path = folder.join(name);
-                let file = File::open(&path).map_err(|source| failed("open", &path, source))?;
-                read(&path, file).map(Some)
+                Ok(Some(read_credential(&folder.join(name))?))
             }
         }
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)
-        .open(path)
-}
-
-fn check(path: &Path, file: &File) -> Result<(), SealKeyError> {
-    let found = file
-        .metadata()
-        .map_err(|source| failed("look at", path, source))?;
-    let foreign = |what| SealKeyError::Foreign {
-        path: path.display().to_string(),
-        what,
-    };
-    if !found.is_file() {
-        return Err(foreign("not a plain file"));
-    }
-    if found.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(foreign("owned by another user"));
-    }
-    if found.mode() & OTHERS != 0 {
-        return Err(SealKeyError::Exposed {
-            path: path.display().to_string(),
-            mode: found.mode() & 0o7777,
-        });
-    }
-    Ok(())
-}
-
-fn read(path: &Path, file: File) -> Result<Secret<Vec<u8>>, SealKeyError> {
-    let room = usize::try_from(MAX_SECRET_BYTES + 1).unwrap_or(usize::MAX);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    file.take(MAX_SECRET_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|source| failed("read", path, source))?;
-    let too_long = u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_SECRET_BYTES);
-    if bytes.len() < MIN_SECRET_BYTES || too_long {
-        return Err(SealKeyError::Length {
-            path: path.display().to_string(),
-            found: bytes.len(),
-        });
-    }
-    Ok(Secret::from(bytes))
-}
-
 fn make(path: &Path) -> Result<Secret<Vec<u8>>, SealKeyError> {
     let mut bytes = Zeroizing::new(vec![0; SECRET_BYTES]);
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_unspecified| SealKeyError::NoRandomness)?;
-    disk::replace(path, &bytes).map_err(|source| failed("write", path, source))?;
+    disk::replace(path, &bytes).map_err(|source| SecretFileError::io("write", path, source))?;
     Ok(Secret::from(bytes))
 }
 
@@ -225,17 +137,9 @@ pub(super) fn destroy(path: &Path) -> io::Result<()> {
     }
 }
 
-fn failed(action: &'static str, path: &Path, source: io::Error) -> SealKeyError {
-    SealKeyError::Io {
-        action,
-        path: path.display().to_string(),
-        source,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 
@@ -271,7 +175,10 @@ mod tests {
         assert_eq!(made.expose().len(), SECRET_BYTES);
         assert_eq!(secret().unwrap().unwrap().expose(), made.expose());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(secret(), Err(SealKeyError::Exposed { mode: 0o640, .. })));
+        assert!(matches!(
+            secret(),
+            Err(SealKeyError::File(SecretFileError::Exposed { mode: 0o640, .. }))
+        ));
         destroy(&path).unwrap();
         assert!(!path.exists());
         assert_ne!(secret().unwrap().unwrap().expose(), made.expose());
@@ -283,10 +190,16 @@ mod tests {
         let path = dir.path().join(KEY_FILE);
         let secret = || SealKeySource::File.secret(dir.path(), None);
         std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
-        assert!(matches!(secret(), Err(SealKeyError::Io { .. })));
+        assert!(matches!(
+            secret(),
+            Err(SealKeyError::File(SecretFileError::Io { .. }))
+        ));
         fs::remove_file(&path).unwrap();
         disk::replace(&path, b"short").unwrap();
-        assert!(matches!(secret(), Err(SealKeyError::Length { found: 5, .. })));
+        assert!(matches!(
+            secret(),
+            Err(SealKeyError::File(SecretFileError::Length { found: 5, .. }))
+        ));
     }
 
     #[test]
@@ -299,7 +212,7 @@ mod tests {
         ));
         assert!(matches!(
             source.secret(dir.path(), Some(dir.path())),
-            Err(SealKeyError::Io { .. })
+            Err(SealKeyError::File(SecretFileError::Io { .. }))
         ));
         fs::write(dir.path().join("seal"), [7; 40]).unwrap();
         let secret = source.secret(dir.path(), Some(dir.path())).unwrap().unwrap();

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
-use vouchsafe_identity::{KeyAlgorithm, Signer};
+use vouchsafe_identity::{KeyAlgorithm, LocalKey, Signer};
 
 use super::{KeyError, KeyManager};
 
@@ -20,6 +20,7 @@ where
     what_was_never_made_is_not_there(&fresh().await).await;
     a_key_signs_for_its_public_half(&fresh().await).await;
     a_key_that_is_made_again_takes_the_place_of_the_first(&fresh().await).await;
+    an_exported_key_is_the_key(&fresh().await).await;
     removed_keys_are_gone_and_others_stay(&fresh().await).await;
     keys_made_at_once_are_all_there(Arc::new(fresh().await)).await;
 }
@@ -51,6 +52,15 @@ async fn ids_that_could_leave_the_folder_are_refused(keys: &impl KeyManager) {
         assert!(matches!(keys.remove(id).await, Err(KeyError::BadId(_))), "{id:?}");
     }
     assert!(keys.list().await.unwrap().is_empty());
+}
+
+async fn an_exported_key_is_the_key(keys: &impl KeyManager) {
+    let key = keys.generate("x509-a", ALGORITHM).await.unwrap();
+    let exported = keys.export("x509-a").await.unwrap().unwrap();
+    let again = LocalKey::from_pkcs8("x509-a", exported.expose()).unwrap();
+    assert!(verifies(&again, key.as_ref()));
+    assert!(keys.export("x509-b").await.unwrap().is_none());
+    assert!(matches!(keys.export("../x").await, Err(KeyError::BadId(_))));
 }
 
 async fn what_was_never_made_is_not_there(keys: &impl KeyManager) {

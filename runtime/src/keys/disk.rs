@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
+use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::{KeyAlgorithm, LocalKey, Signer};
 use zeroize::Zeroizing;
 
@@ -34,6 +35,9 @@ const UNFINISHED: &str = ".tmp";
 pub struct DiskKeys {
     folder: Arc<Folder>,
 }
+
+/// A key in the clear, with its file.
+type Found = (PathBuf, Zeroizing<Vec<u8>>);
 
 #[derive(Debug)]
 struct Folder {
@@ -69,6 +73,17 @@ impl DiskKeys {
         })
     }
 
+    /// Takes a key that was exported; durable when it returns. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`KeyError`] when it is no key, or cannot be written.
+    pub fn import(&self, key_id: &str, pkcs8: &Secret<Vec<u8>>) -> Result<(), KeyError> {
+        check_id(key_id)?;
+        let path = self.folder.file(key_id, SUFFIX);
+        signer(key_id, &path, pkcs8.expose())?;
+        self.folder.write(key_id, pkcs8.expose())
+    }
+
     /// Runs what may wait for the disk on a thread that may wait.
     async fn on_disk<T: Send + 'static>(
         &self,
@@ -95,6 +110,12 @@ impl KeyManager for DiskKeys {
         check_id(key_id)?;
         let id = key_id.to_owned();
         self.on_disk(move |folder| folder.read(&id)).await
+    }
+
+    async fn export(&self, key_id: &str) -> Result<Option<Secret<Vec<u8>>>, KeyError> {
+        check_id(key_id)?;
+        let id = key_id.to_owned();
+        self.on_disk(move |folder| folder.export(&id)).await
     }
 
     async fn list(&self) -> Result<Vec<String>, KeyError> {
@@ -187,10 +208,20 @@ impl Folder {
     }
 
     fn read(&self, key_id: &str) -> Result<Option<Arc<dyn Signer>>, KeyError> {
+        let found = self.pkcs8(key_id)?;
+        found.map_or(Ok(None), |(path, pkcs8)| signer(key_id, &path, &pkcs8).map(Some))
+    }
+
+    fn export(&self, key_id: &str) -> Result<Option<Secret<Vec<u8>>>, KeyError> {
+        Ok(self.pkcs8(key_id)?.map(|(_, pkcs8)| Secret::from(pkcs8)))
+    }
+
+    /// A key in the clear, with the file that it is from.
+    fn pkcs8(&self, key_id: &str) -> Result<Option<Found>, KeyError> {
         let path = self.file(key_id, SEALED);
         let Some(mut sealed) = Self::read_file(&path)? else {
             let path = self.file(key_id, SUFFIX);
-            return Self::read_file(&path)?.map_or(Ok(None), |pkcs8| signer(key_id, &path, &pkcs8).map(Some));
+            return Ok(Self::read_file(&path)?.map(|pkcs8| (path, pkcs8)));
         };
         let seal = self.seal.as_ref();
         let seal =
@@ -198,7 +229,8 @@ impl Folder {
         let pkcs8 = seal
             .open(Purpose::OwnKey, key_id.as_bytes(), &mut sealed)
             .map_err(|e| damaged(&path, e.to_string()))?;
-        signer(key_id, &path, pkcs8).map(Some)
+        let pkcs8 = Zeroizing::new(pkcs8.to_vec());
+        Ok(Some((path, pkcs8)))
     }
 
     fn read_file(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::{KeyAlgorithm, LocalKey, Signer};
 
 use super::{KeyError, KeyManager, check_id};
@@ -11,7 +12,7 @@ use super::{KeyError, KeyManager, check_id};
 /// Keeps keys in this process's memory.
 #[derive(Debug, Default)]
 pub struct MemoryKeys {
-    keys: Mutex<BTreeMap<String, Arc<dyn Signer>>>,
+    keys: Mutex<BTreeMap<String, Arc<LocalKey>>>,
 }
 
 impl MemoryKeys {
@@ -20,7 +21,7 @@ impl MemoryKeys {
         Self::default()
     }
 
-    fn keys(&self) -> MutexGuard<'_, BTreeMap<String, Arc<dyn Signer>>> {
+    fn keys(&self) -> MutexGuard<'_, BTreeMap<String, Arc<LocalKey>>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -30,14 +31,21 @@ impl KeyManager for MemoryKeys {
     async fn generate(&self, key_id: &str, algorithm: KeyAlgorithm) -> Result<Arc<dyn Signer>, KeyError> {
         check_id(key_id)?;
         let key = LocalKey::generate(key_id, algorithm).map_err(|e| KeyError::Crypto(e.to_string()))?;
-        let key: Arc<dyn Signer> = Arc::new(key);
+        let key = Arc::new(key);
         self.keys().insert(key_id.to_owned(), key.clone());
         Ok(key)
     }
 
     async fn get(&self, key_id: &str) -> Result<Option<Arc<dyn Signer>>, KeyError> {
         check_id(key_id)?;
-        Ok(self.keys().get(key_id).cloned())
+        let key = self.keys().get(key_id).cloned();
+        Ok(key.map(|key| key as Arc<dyn Signer>))
+    }
+
+    async fn export(&self, key_id: &str) -> Result<Option<Secret<Vec<u8>>>, KeyError> {
+        check_id(key_id)?;
+        let key = self.keys().get(key_id).cloned();
+        Ok(key.map(|key| Secret::from(key.to_pkcs8())))
     }
 
     async fn list(&self) -> Result<Vec<String>, KeyError> {

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, Notify, watch};
 use vouchsafe_audit::Draft;
+use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::{Bundle, KeyAlgorithm};
 use vouchsafe_runtime::{Clock, KeyManager};
@@ -298,6 +299,21 @@ impl CaManager {
             }
         }
         Ok(())
+    }
+
+    /// The keys that sign or will sign, each with its id, for a backup that seals them at once.
+    ///
+    /// # Errors
+    /// [`CaError`] when the key manager cannot give one out.
+    pub async fn export_keys(&self) -> Result<Vec<(String, Secret<Vec<u8>>)>, CaError> {
+        let rotation = self.rotation.lock().await;
+        let mut exported = Vec::new();
+        for key_id in rotation.x509.live_key_ids().chain(rotation.jwt.live_key_ids()) {
+            if let Some(key) = self.keys.export(key_id).await? {
+                exported.push((key_id.to_owned(), key));
+            }
+        }
+        Ok(exported)
     }
 
     /// Issues an X.509-SVID. Reads no store.

@@ -191,6 +191,15 @@ impl<P: Purpose> Slots<P> {
         self.slots.iter().map(|slot| slot.row.key_id.as_str())
     }
 
+    /// The ids of the keys that sign or will sign.
+    pub(crate) fn live_key_ids(&self) -> impl Iterator<Item = &str> {
+        let live = self
+            .slots
+            .iter()
+            .filter(|slot| slot.issuer.is_some() && slot.row.state != SlotState::Old);
+        live.map(|slot| slot.row.key_id.as_str())
+    }
+
     /// All authorities, the newest first.
     pub(crate) fn authorities(&self, bundle: &Bundle) -> Vec<Authority> {
         let mut all: Vec<_> = self

@@ -13,6 +13,7 @@ use time::{Duration as Span, OffsetDateTime};
 use vouchsafe_audit::{Draft, Outcome, Principal};
 use vouchsafe_ca::{Authority, CaConfig, CaError, CaManager, JwtRequest, Kind, Step, StepError, X509Request};
 use vouchsafe_identity::key::LocalKey;
+use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, SpiffeId, TrustDomain, x509};
 use vouchsafe_runtime::keys::{KeyError, MemoryKeys};
 use vouchsafe_runtime::{Clock, KeyManager};
@@ -460,6 +461,10 @@ impl KeyManager for Sticky {
 
     async fn get(&self, id: &str) -> Result<Option<Arc<dyn Signer>>, KeyError> {
         self.0.get(id).await
+    }
+
+    async fn export(&self, id: &str) -> Result<Option<Secret<Vec<u8>>>, KeyError> {
+        self.0.export(id).await
     }
 
     async fn list(&self) -> Result<Vec<String>, KeyError> {

@@ -5,13 +5,15 @@ use tonic::{Request, Response, Status};
 use vouchsafe_ca::{Authority, Kind};
 use vouchsafe_proto::vouchsafe::server::v1::server_admin_server::ServerAdmin;
 use vouchsafe_proto::vouchsafe::server::v1::{
-    HealthRequest, HealthResponse, TailAuditRequest, TailAuditResponse,
+    BackupRequest, BackupResponse, HealthRequest, HealthResponse, TailAuditRequest, TailAuditResponse,
 };
 use vouchsafe_proto::vouchsafe::types::v1::{HealthPart, HealthStatus};
 
+use super::backup::seal_keys;
 use super::conversation::{Outgoing, Responses, conversation};
 use super::{Api, refuse};
 use crate::errors::chain;
+use crate::layers::Call;
 
 /// Records read from the store at a time.
 const PAGE_RECORDS: usize = 256;
@@ -19,6 +21,21 @@ const PAGE_RECORDS: usize = 256;
 #[async_trait]
 impl ServerAdmin for Api {
     type TailAuditStream = Responses<TailAuditResponse>;
+    type BackupStream = Responses<BackupResponse>;
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let call = Call::of(request.extensions()).map_err(|status| *status)?;
+        let seal = seal_keys(&call, request.into_inner())?;
+        call.fact("private_keys", if seal.is_some() { "sealed" } else { "none" });
+        let api = self.clone();
+        let talk = conversation(move |outgoing| async move {
+            tokio::select! {
+                () = api.stopping.cancelled() => Err(Status::unavailable("the server is shutting down")),
+                ended = api.copy(seal, outgoing) => ended,
+            }
+        });
+        Ok(Response::new(talk))
+    }
 
     async fn health(&self, _request: Request<HealthRequest>) -> Result<Response<HealthResponse>, Status> {
         let parts = vec![self.store_health().await, self.index_health(), self.ca_health()];

@@ -106,7 +106,7 @@ fn of_keys(error: &KeyError) -> ExitCode {
 }
 
 /// Makes the data directory, for its owner only, and makes its name durable; one that is there stays as it is.
-pub(super) fn make_data_dir(dir: &Path) -> Result<(), AppError> {
+pub(crate) fn make_data_dir(dir: &Path) -> Result<(), AppError> {
     let failed = |source| AppError::DataDir {
         path: dir.display().to_string(),
         source,

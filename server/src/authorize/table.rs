@@ -237,6 +237,7 @@ const TABLE: &[(&str, Rule)] = &[
     ("/spire.api.server.debug.v1.Debug/GetInfo", LOCAL),
     ("/vouchsafe.server.v1.ServerAdmin/Health", LOCAL),
     ("/vouchsafe.server.v1.ServerAdmin/TailAudit", LOCAL),
+    ("/vouchsafe.server.v1.ServerAdmin/Backup", LOCAL),
     ("/vouchsafe.sync.v1.Sync/Follow", FOLLOW),
     ("/grpc.health.v1.Health/Check", LOCAL),
     ("/grpc.health.v1.Health/Watch", LOCAL),

@@ -10,8 +10,8 @@ use vouchsafe_audit::Record;
 use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
 use vouchsafe_store::{
     AuditReader, BackupPart, BackupReader, BundleReader, Change, ChangeReader, Commit, CommitError, Entry,
-    EntryId, EntryReader, JoinToken, JournalReader, JournalRow, Node, NodeReader, Revision, SharedStore,
-    Store, StoreError, TokenHash, TokenReader, Versioned,
+    EntryId, EntryReader, JoinToken, JournalReader, JournalRow, Node, NodeReader, RestoreMark, Revision,
+    SharedStore, Store, StoreError, TokenHash, TokenReader, Versioned,
 };
 
 use super::Commits;
@@ -59,6 +59,10 @@ impl Store for MeteredStore {
 
     fn server_id(&self) -> &str {
         self.inner.server_id()
+    }
+
+    fn restored(&self) -> Option<&RestoreMark> {
+        self.inner.restored()
     }
 }
 

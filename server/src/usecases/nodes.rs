@@ -2,6 +2,8 @@
 //!
 //! Each write expects the node (and the token) as it was read, so that of two that race one wins.
 
+mod restored;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -202,12 +204,22 @@ impl Nodes {
         }
         for _ in 0..MAX_ATTEMPTS {
             let node = self.index.node(id);
-            let in_use = check_standing(node.as_ref().map(|row| &row.value), id, serial)?;
+            let standing = check_standing(node.as_ref().map(|row| &row.value), id, serial);
             let node = node.ok_or_else(|| AgentRefusal::NotAttested(id.clone()))?;
-            if in_use {
-                return Ok(node);
-            }
-            self.promote(origin, &node, serial).await?;
+            let (action, shown) = match standing {
+                Ok(true) => return Ok(node),
+                Ok(false) => match node.value.handed_out(serial) {
+                    Some(handed_out) => ("node.promote", handed_out),
+                    None => continue,
+                },
+                Err(AgentRefusal::NotActive(_))
+                    if restored::after_backup(&self.store, &node.value, expires_at, self.svid_ttl) =>
+                {
+                    ("node.readmit", restored::shown(serial, expires_at))
+                }
+                Err(refusal) => return Err(refusal.into()),
+            };
+            self.promote(origin, &node, (action, shown)).await?;
         }
         Err(NodeError::Busy(id.clone()))
     }
@@ -364,11 +376,13 @@ impl Nodes {
             .put(Record::Entry(entry)))
     }
 
-    /// Makes the handed out SVID the one in use.
-    async fn promote(&self, origin: &Origin, node: &Versioned<Node>, serial: &str) -> Result<(), NodeError> {
-        let Some(HandedOut { serial, expires_at }) = node.value.handed_out(serial) else {
-            return Ok(());
-        };
+    /// Makes the SVID that the agent shows the one in use.
+    async fn promote(
+        &self,
+        origin: &Origin,
+        node: &Versioned<Node>,
+        (action, HandedOut { serial, expires_at }): (&str, HandedOut),
+    ) -> Result<(), NodeError> {
         let facts = [
             ("spiffe_id", node.value.id.to_string()),
             ("serial", serial.clone()),
@@ -379,7 +393,7 @@ impl Nodes {
             ..node.value.clone()
         };
         promoted.forget_handed_out();
-        let commit = write(promoted, node.revision).audit(origin.change("node.promote", facts));
+        let commit = write(promoted, node.revision).audit(origin.change(action, facts));
         if !self.try_commit(commit).await? {
             // Somebody else wrote the node; the index shows it soon, at the latest with the revision that the store has now.
             let latest = *self.store.revisions().borrow();

@@ -261,6 +261,13 @@ impl Registry {
         outcomes
     }
 
+    /// Agents take an entry of a known revision for the one that they have. They may have one that a lost server made of
+    /// it after the backup.
+    fn least_revision(&self) -> i64 {
+        let leap = self.store.restored().map(vouchsafe_store::RestoreMark::leap);
+        i64::try_from(leap.unwrap_or_default()).unwrap_or_default()
+    }
+
     async fn update_one(
         &self,
         origin: &Origin,
@@ -271,7 +278,9 @@ impl Registry {
             let Some(Versioned { value, revision }) = self.store.entry(id).await? else {
                 return Err(RegistryError::NotFound(id.clone()));
             };
-            let entry = self.prepare(Ok(patch.clone().onto(value))).await?;
+            let entry = self
+                .prepare(Ok(patch.clone().onto(value, self.least_revision())))
+                .await?;
             let commit = Commit::default()
                 .expect(Expect::At(Key::Entry(id.clone()), revision))
                 .put(Record::Entry(entry.clone()))

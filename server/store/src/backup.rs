@@ -10,6 +10,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use crate::{Revision, StoreError};
@@ -36,6 +37,24 @@ pub struct BackupEnd {
     pub server_id: String,
     /// Rows in the stream, those that were replaced counted too.
     pub rows: u64,
+}
+
+/// What a store that was made from a backup says of that: it begins a time of its own, and what the lost store said after
+/// the backup is not its past.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreMark {
+    /// Of this restoration alone.
+    pub id: String,
+    /// When it was done.
+    #[serde(with = "time::serde::timestamp")]
+    pub at: OffsetDateTime,
+}
+
+impl RestoreMark {
+    /// A number that is above those which the lost store counted up to, one by one, if it counted less than one a second.
+    pub fn leap(&self) -> u64 {
+        u64::try_from(self.at.unix_timestamp()).unwrap_or_default()
+    }
 }
 
 /// A piece of a backup.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use vouchsafe_audit::RecordError;
 use vouchsafe_identity::{SpiffeId, TrustDomain};
 
-use crate::{EntryId, JournalKey, Key, Revision, StoreError, TokenHash, Versioned};
+use crate::{EntryId, JournalKey, Key, RestoreMark, Revision, StoreError, TokenHash, Versioned};
 
 /// Version of the whole store: grows when any kind of value gets a new version.
 pub(crate) const FORMAT: u32 = 1;
@@ -110,6 +110,9 @@ pub(crate) struct Meta {
     pub(crate) format: u32,
     /// The server that the store belongs to.
     pub(crate) server_id: String,
+    /// That it was made from a backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restored: Option<RestoreMark>,
 }
 
 /// Where the counters stand; written with every group of commits.

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::codec::{self, FORMAT, Head, Kind, Meta};
-use crate::{Commit, CommitError, Revision, Store, StoreError};
+use crate::{Commit, CommitError, RestoreMark, Revision, Store, StoreError};
 use group::Queue;
 use writer::Writer;
 
@@ -104,6 +104,7 @@ pub struct KvStore<K: Kv> {
 struct Core<K> {
     kv: K,
     server_id: String,
+    restored: Option<RestoreMark>,
     writer: Mutex<Writer>,
     /// Revision up to which the change log is pruned, or about to be.
     changes_floor: AtomicU64,
@@ -115,7 +116,7 @@ struct Core<K> {
 impl<K: Kv> KvStore<K> {
     /// A store in an empty map, which gets nothing written by this.
     pub(crate) fn fresh(kv: K, server_id: String, keep_changes: u64) -> Self {
-        Self::start(kv, server_id, Head::default(), keep_changes)
+        Self::start(kv, (server_id, None), Head::default(), keep_changes)
     }
 
     /// The store in a map, which is made ready for `new_server_id` if it is empty.
@@ -128,6 +129,7 @@ impl<K: Kv> KvStore<K> {
             let meta = Meta {
                 format: FORMAT,
                 server_id: new_server_id,
+                restored: None,
             };
             let row = codec::encode(Kind::Meta, Revision::default(), &meta)?;
             kv.check_room()?;
@@ -144,7 +146,12 @@ impl<K: Kv> KvStore<K> {
             });
         }
         let head = read_head(&kv)?;
-        Ok(Self::start(kv, meta.server_id, head, keep_changes))
+        Ok(Self::start(
+            kv,
+            (meta.server_id, meta.restored),
+            head,
+            keep_changes,
+        ))
     }
 
     /// How many commits wait for the next group.
@@ -153,11 +160,17 @@ impl<K: Kv> KvStore<K> {
         self.queue.waiting()
     }
 
-    fn start(kv: K, server_id: String, head: Head, keep_changes: u64) -> Self {
+    fn start(
+        kv: K,
+        (server_id, restored): (String, Option<RestoreMark>),
+        head: Head,
+        keep_changes: u64,
+    ) -> Self {
         let core = Core {
             kv,
             writer: Mutex::new(Writer::new(&server_id, head, keep_changes)),
             server_id,
+            restored,
             changes_floor: AtomicU64::new(head.changes_floor.0),
             audit_head: AtomicU64::new(head.audit_seq),
             durable: watch::Sender::new(head.revision),
@@ -228,6 +241,10 @@ impl<K: Kv> Store for KvStore<K> {
 
     fn server_id(&self) -> &str {
         &self.core.server_id
+    }
+
+    fn restored(&self) -> Option<&RestoreMark> {
+        self.core.restored.as_ref()
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 pub use crate::sled::{SledConfig, SledStore};
 pub use audit::{AuditConfig, AuditError, AuditPlace, AuditReader, AuditSink, AuditWriter};
-pub use backup::{BackupEnd, BackupPart, BackupReader};
+pub use backup::{BackupEnd, BackupPart, BackupReader, RestoreMark};
 pub use bundle::BundleReader;
 pub use change::{Change, ChangeKind, ChangeReader};
 pub use commit::{Commit, CommitError, Expect, Key, Mutation, Record};
@@ -83,6 +83,9 @@ pub trait Store:
 
     /// The id of this server, made at the first open; rows that belong to one server carry it.
     fn server_id(&self) -> &str;
+
+    /// That the store was made from a backup, if it was; of several the last.
+    fn restored(&self) -> Option<&RestoreMark>;
 }
 
 /// A store that is shared between the parts of a server.

@@ -150,8 +150,8 @@ fn open_db(dir: &Path, cache_bytes: u64) -> Result<Db, StoreError> {
 /// What an operator hears of damage, with the way out.
 fn damaged(dir: &Path, why: &str) -> String {
     format!(
-        "`{}`: {why}; stop the server, look at the disk, and start with a copy of the data_dir that was made while \
-         the server was stopped",
+        "`{}`: {why}; stop the server, look at the disk, and restore a backup (`vouchsafe-server restore`) or start with \
+         a copy of the data_dir that was made while the server was stopped",
         dir.join(disk::DB_FILE).display()
     )
 }

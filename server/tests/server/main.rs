@@ -15,6 +15,7 @@ mod entries;
 mod follow;
 mod life;
 mod limits;
+mod restored;
 mod support;
 mod svids;
 mod sync;

@@ -12,7 +12,7 @@ use vouchsafe_identity::SpiffeId;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_request::Message as Asked;
 use vouchsafe_proto::vouchsafe::sync::v1::{FollowRequest, FollowResponse, FullReason, Page};
 use vouchsafe_runtime::tls::PeerSvid;
-use vouchsafe_store::Revision;
+use vouchsafe_store::{Revision, SharedStore};
 
 use super::super::{Api, refuse};
 use super::hello::{self, Hello};
@@ -111,7 +111,7 @@ impl Session {
         let hello = hello::read(first)?;
         call.fact("version", hello.agent_version.as_str());
         note_version(&api, call, &holder.agent, &hello).await;
-        let log_id = format!("{}.changes", api.store.server_id());
+        let log_id = log_id(&api.store);
         let now = api.clock.now();
         let names = (&api.trust_domain, log_id.as_str());
         let (following, opened) = api.index.join(&holder.agent, |view| {
@@ -385,6 +385,16 @@ impl Session {
         self.holder.is_vouched_for(bundle.as_deref(), now)?;
         place.send(Ok(message));
         Ok(())
+    }
+}
+
+/// The log that the store's revisions count in: another one after each restoration, so that nobody goes on from what the
+/// lost store said.
+fn log_id(store: &SharedStore) -> String {
+    let server_id = store.server_id();
+    match store.restored() {
+        None => format!("{server_id}.changes"),
+        Some(mark) => format!("{server_id}.{}.changes", mark.id),
     }
 }
 

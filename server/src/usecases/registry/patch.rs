@@ -68,12 +68,12 @@ impl EntryPatch {
         };
         Ok(Entry {
             revision_number: first,
-            ..self.onto(empty)
+            ..self.onto(empty, 0)
         })
     }
 
-    /// The entry with these fields, one revision on.
-    pub fn onto(self, entry: Entry) -> Entry {
+    /// The entry with these fields, one revision on, and at least at `least`.
+    pub fn onto(self, entry: Entry, least: i64) -> Entry {
         Entry {
             spiffe_id: self.spiffe_id.unwrap_or(entry.spiffe_id),
             parent_id: self.parent_id.unwrap_or(entry.parent_id),
@@ -85,7 +85,7 @@ impl EntryPatch {
             downstream: self.downstream.unwrap_or(entry.downstream),
             expires_at: self.expires_at.unwrap_or(entry.expires_at),
             dns_names: self.dns_names.unwrap_or(entry.dns_names),
-            revision_number: entry.revision_number.saturating_add(1),
+            revision_number: entry.revision_number.saturating_add(1).max(least),
             store_svid: self.store_svid.unwrap_or(entry.store_svid),
             hint: self.hint.unwrap_or(entry.hint),
             created_at: entry.created_at,

@@ -83,6 +83,10 @@ impl Store for Moody {
     fn server_id(&self) -> &str {
         self.inner.server_id()
     }
+
+    fn restored(&self) -> Option<&crate::RestoreMark> {
+        self.inner.restored()
+    }
 }
 
 /// Hands a reader's methods on to `inner`.

@@ -5,8 +5,10 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
-use super::{BackupEnd, DELETE, DIGEST_BYTES, END, MAGIC, PUT};
+use super::{BackupEnd, DELETE, DIGEST_BYTES, END, MAGIC, PUT, RestoreMark};
 use crate::codec::{self, FORMAT, Head, Kind, Meta};
 use crate::kv::{Kv, Rows};
 use crate::sled::{SledConfig, SledKv};
@@ -58,7 +60,7 @@ pub struct Restored {
 ///
 /// # Errors
 /// [`RestoreError`]; then there is nothing in `dir`.
-pub fn restore(mut backup: File, dir: &Path) -> Result<Restored, RestoreError> {
+pub fn restore(mut backup: File, dir: &Path, now: OffsetDateTime) -> Result<Restored, RestoreError> {
     let there = match fs::read_dir(dir) {
         Ok(mut names) => names.next().is_some(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => false,
@@ -73,7 +75,7 @@ pub fn restore(mut backup: File, dir: &Path) -> Result<Restored, RestoreError> {
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished)?;
     }
-    let written = write(BufReader::new(backup.take(length)), &unfinished);
+    let written = write(BufReader::new(backup.take(length)), &unfinished, now);
     match written {
         Ok(restored) => {
             fs::rename(&unfinished, dir)?;
@@ -121,7 +123,7 @@ fn check_digest(backup: &mut File) -> Result<u64, RestoreError> {
     Ok(length)
 }
 
-fn write(mut from: impl Read, dir: &Path) -> Result<Restored, RestoreError> {
+fn write(mut from: impl Read, dir: &Path, now: OffsetDateTime) -> Result<Restored, RestoreError> {
     let mut magic = vec![0; MAGIC.len()];
     from.read_exact(&mut magic)?;
     let kv = SledKv::open_map(dir, &SledConfig::default())?;
@@ -164,6 +166,13 @@ fn write(mut from: impl Read, dir: &Path) -> Result<Restored, RestoreError> {
         Some(codec::encode(Kind::Meta, revision, &head)?),
     );
     kv.apply(rows)?;
+    mark(&kv, now)?;
+    kv.sync(revision)?;
+    Ok(Restored { end, revision })
+}
+
+/// Notes in the store that it was restored.
+fn mark(kv: &impl Kv, now: OffsetDateTime) -> Result<(), RestoreError> {
     let meta = kv
         .get(&codec::meta_key())?
         .ok_or(RestoreError::Malformed("it names no server"))?;
@@ -171,8 +180,15 @@ fn write(mut from: impl Read, dir: &Path) -> Result<Restored, RestoreError> {
     if meta.format > FORMAT {
         return Err(RestoreError::Foreign);
     }
-    kv.sync(revision)?;
-    Ok(Restored { end, revision })
+    let meta = Meta {
+        restored: Some(RestoreMark {
+            id: Uuid::new_v4().simple().to_string(),
+            at: now,
+        }),
+        ..meta
+    };
+    let row = codec::encode(Kind::Meta, Revision::default(), &meta)?;
+    Ok(kv.apply(Rows::from([(codec::meta_key(), Some(row))]))?)
 }
 
 fn array<const N: usize>(from: &mut impl Read) -> Result<[u8; N], RestoreError> {

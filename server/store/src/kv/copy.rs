@@ -62,6 +62,7 @@ fn copy_all<K: Kv>(core: &Core<K>, to: mpsc::Sender<BackupPart>) -> Result<(), S
     let meta = Meta {
         format: FORMAT,
         server_id: core.server_id.clone(),
+        restored: core.restored.clone(),
     };
     let meta = codec::encode(Kind::Meta, Revision::default(), &meta)?;
     out.row(&codec::meta_key(), Some(&meta))?;

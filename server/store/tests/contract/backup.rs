@@ -43,7 +43,8 @@ async fn backup<S: BackupReader + 'static>(store: Arc<S>) -> (Vec<u8>, BackupEnd
 fn restored(bytes: &[u8], dir: &Path) -> Result<SledStore, RestoreError> {
     let file = dir.join("backup");
     fs::write(&file, bytes).unwrap();
-    restore(File::open(file).unwrap(), &dir.join("store"))?;
+    let now = time::OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+    restore(File::open(file).unwrap(), &dir.join("store"), now)?;
     Ok(open(&dir.join("store")))
 }
 
@@ -69,6 +70,9 @@ async fn everything_but_tokens_comes_back_and_old_revisions_are_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let again = restored(&bytes, dir.path()).unwrap();
     assert_eq!(again.server_id(), "server-1");
+    let mark = again.restored().cloned().unwrap();
+    assert_eq!(mark.leap(), 20_000 * 24 * 3600);
+    assert!(store.restored().is_none());
     let id = entry_id("e");
     assert_eq!(again.entry(&id).await.unwrap(), store.entry(&id).await.unwrap());
     assert_eq!(
@@ -98,6 +102,13 @@ async fn everything_but_tokens_comes_back_and_old_revisions_are_not_believed() {
     assert_eq!(again.commit(change).await.unwrap(), Revision(head.0 + 1));
     assert_eq!(again.audit_head().await.unwrap(), 2);
     assert_eq!(again.changes(head, 9).await.unwrap().unwrap().len(), 1);
+    // The same backup once more, or one of what was restored: each begins a time of its own.
+    let (of_restored, _) = backup(Arc::new(again)).await;
+    for bytes in [bytes, of_restored] {
+        let dir = tempfile::tempdir().unwrap();
+        let other = restored(&bytes, dir.path()).unwrap();
+        assert_ne!(other.restored().unwrap().id, mark.id);
+    }
 }
 
 /// Each commit writes the same number to many entries, and adds and removes one: a copy of parts of two would show.
