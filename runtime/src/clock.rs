@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A long sleep wakes at least this often to look at the clock again, so that a clock that jumps is noticed.
@@ -24,6 +25,7 @@ enum Source {
         start: OffsetDateTime,
         base: Instant,
         skew_millis: AtomicI64,
+        jumped: Notify,
     },
 }
 
@@ -41,6 +43,7 @@ impl Clock {
             start,
             base: Instant::now(),
             skew_millis: AtomicI64::new(0),
+            jumped: Notify::new(),
         }))
     }
 
@@ -53,15 +56,20 @@ impl Clock {
                 start,
                 base,
                 skew_millis,
+                ..
             } => *start + base.elapsed() + time::Duration::milliseconds(skew_millis.load(Ordering::SeqCst)),
         }
     }
 
     /// Makes a manual clock jump, as a corrected system clock does; the system's clock is left alone.
     pub fn jump(&self, by: time::Duration) {
-        if let Source::Manual { skew_millis, .. } = self.0.as_ref() {
+        if let Source::Manual {
+            skew_millis, jumped, ..
+        } = self.0.as_ref()
+        {
             let millis = i64::try_from(by.whole_milliseconds()).unwrap_or(i64::MAX);
             skew_millis.fetch_add(millis, Ordering::SeqCst);
+            jumped.notify_waiters();
         }
     }
 
@@ -80,7 +88,34 @@ impl Clock {
             if left.is_zero() {
                 return;
             }
-            tokio::time::sleep(left.min(LONGEST_NAP)).await;
+            self.nap(left).await;
+        }
+    }
+
+    /// The same, but returns early where the clock was put back since it showed `seen`, by which `due` was reckoned: what
+    /// was due by it may be due at another time now.
+    pub async fn sleep_until_or_back(&self, mut seen: OffsetDateTime, due: OffsetDateTime) {
+        loop {
+            let now = self.now();
+            let Ok(left) = Duration::try_from(due - now) else {
+                return;
+            };
+            if left.is_zero() || now < seen {
+                return;
+            }
+            seen = now;
+            self.nap(left).await;
+        }
+    }
+
+    async fn nap(&self, left: Duration) {
+        let sleep = tokio::time::sleep(left.min(LONGEST_NAP));
+        match self.0.as_ref() {
+            Source::System => sleep.await,
+            Source::Manual { jumped, .. } => tokio::select! {
+                () = sleep => {}
+                () = jumped.notified() => {}
+            },
         }
     }
 }
@@ -113,5 +148,30 @@ mod tests {
         clock.jump(time::Duration::days(1));
         clock.sleep_until(start + time::Duration::hours(1)).await;
         assert!(begun.elapsed() <= LONGEST_NAP);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_was_put_back_is_noticed_by_who_asks_for_that() {
+        let start = OffsetDateTime::UNIX_EPOCH;
+        let clock = Clock::manual(start + time::Duration::days(1));
+        let due = clock.now() + time::Duration::hours(1);
+        let back = async {
+            clock.sleep_until(clock.now() + time::Duration::minutes(1)).await;
+            clock.jump(-time::Duration::days(1));
+        };
+        let begun = Instant::now();
+        tokio::join!(clock.sleep_until_or_back(clock.now(), due), back);
+        assert!(begun.elapsed() <= LONGEST_NAP * 3);
+        let due = start + time::Duration::hours(1);
+        clock.sleep_until_or_back(clock.now(), due).await;
+        assert!(clock.now() >= due);
+        // Also where it went back before the sleep began.
+        clock.sleep_until_or_back(due, due).await;
+        let seen = clock.now();
+        clock.jump(-time::Duration::minutes(30));
+        clock
+            .sleep_until_or_back(seen, seen + time::Duration::days(1))
+            .await;
+        assert!(clock.now() < seen);
     }
 }

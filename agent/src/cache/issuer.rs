@@ -64,7 +64,7 @@ async fn wait(cache: &X509Cache, lane: Lane, clock: &Clock, now: OffsetDateTime)
     let next = cache.next_due(lane, now);
     let time = async {
         match next {
-            Some(due) => clock.sleep_until(due).await,
+            Some(due) => clock.sleep_until_or_back(now, due).await,
             None => std::future::pending().await,
         }
     };
@@ -137,6 +137,12 @@ fn accept(prepared: &Prepared, chain: &[Vec<u8>], now: OffsetDateTime) -> Outcom
         return Err(format!(
             "the server sent an X.509-SVID that expired at {}: compare the clocks of this host and the server",
             leaf.not_after
+        ));
+    }
+    if !lifetime.has_begun(now) {
+        return Err(format!(
+            "the server sent an X.509-SVID that begins at {}: compare the clocks of this host and the server",
+            leaf.not_before
         ));
     }
     Ok(X509Svid {

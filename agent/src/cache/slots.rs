@@ -124,28 +124,29 @@ impl Slot {
         self.entry = Arc::clone(entry);
     }
 
-    /// From when on a (new) SVID is needed; `None`: at once.
-    fn needed_from(&self) -> Option<OffsetDateTime> {
+    /// From when on a (new) SVID is needed; `None`: at once. One of before the clock was set back is as good as none.
+    fn needed_from(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
         let needed = match &self.svid {
-            Some(svid) if svid.version == self.entry.version => {
+            Some(svid) if svid.version == self.entry.version && svid.lifetime.has_begun(now) => {
                 Some(self.hurried.map_or(svid.rotate_at, |at| at.min(svid.rotate_at)))
             }
             _ => None,
         };
-        match (&self.failure, needed) {
-            (Some(failure), Some(needed)) => Some(failure.retry_at.max(needed)),
-            (Some(failure), None) => Some(failure.retry_at),
+        let retry_at = self.failure.as_ref().map(|failure| failure.retry_at);
+        match (retry_at.filter(|at| *at <= now + LONGEST_RETRY), needed) {
+            (Some(retry_at), Some(needed)) => Some(retry_at.max(needed)),
+            (Some(retry_at), None) => Some(retry_at),
             (None, needed) => needed,
         }
     }
 
     fn is_due(&self, now: OffsetDateTime) -> bool {
-        !self.asked && self.needed_from().is_none_or(|from| from <= now)
+        !self.asked && self.needed_from(now).is_none_or(|from| from <= now)
     }
 
     /// Who is served first: those that a caller waits for, then those without, then by age.
-    fn urgency(&self) -> (bool, bool, Option<OffsetDateTime>) {
-        (self.pins.is_empty(), self.svid.is_some(), self.needed_from())
+    fn urgency(&self, now: OffsetDateTime) -> (bool, bool, Option<OffsetDateTime>) {
+        (self.pins.is_empty(), self.svid.is_some(), self.needed_from(now))
     }
 
     /// Wakes the callers that hold it.
@@ -351,7 +352,7 @@ impl Slots {
             .values_mut()
             .filter(|slot| lane.takes(slot) && slot.is_due(now))
             .collect();
-        due.sort_by_key(|slot| slot.urgency());
+        due.sort_by_key(|slot| slot.urgency(now));
         due.into_iter()
             .take(count)
             .map(|slot| {
@@ -376,7 +377,7 @@ impl Slots {
         self.slots
             .values()
             .filter(|slot| lane.takes(slot) && !slot.asked)
-            .map(|slot| slot.needed_from().unwrap_or(now))
+            .map(|slot| slot.needed_from(now).unwrap_or(now))
             .min()
     }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use vouchsafe_store::SlotState;
 
+use crate::issue::BACKDATE;
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_PREPARATION: Duration = Duration::from_secs(30 * 24 * 3600);
 const LONGEST_ACTIVATION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -40,8 +42,9 @@ impl Term {
         Duration::try_from(self.expires_at - self.issued_at).unwrap_or_default()
     }
 
+    /// One that was made while the clock was ahead has not begun, for us and for all who verify.
     fn is_live(&self, now: OffsetDateTime) -> bool {
-        self.expires_at > now
+        self.expires_at > now && self.issued_at - BACKDATE <= now
     }
 }
 
@@ -58,7 +61,7 @@ pub enum Action {
 
 /// Decides for the (at most two) slots of one purpose.
 ///
-/// A slot that has expired counts as empty. Without a live active key the successor is prepared
+/// A slot that has expired, or has not begun, counts as empty. Without a live active key the successor is prepared
 /// and activated at once, so that an authority that slept through its end recovers by itself.
 pub fn due(slots: &[Term], now: OffsetDateTime) -> Action {
     let live = |state| slots.iter().find(|term| term.state == state && term.is_live(now));

@@ -117,7 +117,7 @@ impl CaManager {
             match self.rotate().await {
                 // What is done by hand changes when the next step is due.
                 Ok(next) => tokio::select! {
-                    () = self.clock.sleep_until(next.min(now + PRUNE_EVERY)) => {}
+                    () = self.clock.sleep_until_or_back(now, next.min(now + PRUNE_EVERY)) => {}
                     () = self.stepped.notified() => {}
                 },
                 Err(error) => {

@@ -304,3 +304,74 @@ async fn watchers_hear_of_a_rotation_and_the_change_log_has_it() {
     let changes = bench.store.changes(Revision(0), 1000).await.unwrap().unwrap();
     assert!(!changes.is_empty());
 }
+
+/// At several hours of a rotation the clock goes forward by a day and back again: what is issued verifies at once, for those
+/// too who fetched the bundle just before where that can be; lives stay in their bounds; and the rotation goes on.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_by_a_day_and_back_stops_no_rotation() {
+    let day = Span::days(1);
+    for hour in (0..24).step_by(4) {
+        let bench = Bench::new();
+        let ca = bench.start().await;
+        for _ in 0..hour {
+            tokio::time::advance(Duration::from_secs(3600)).await;
+            ca.rotate().await.unwrap();
+        }
+        let before = ca.bundle();
+        let old = ca.issue_x509(&x509_request(None)).unwrap();
+        for jump in [day, -day] {
+            bench.clock.jump(jump);
+            match ca.issue_x509(&x509_request(None)) {
+                // Until the authority has noticed: nothing, or what is in its bounds.
+                Err(CaError::NoActiveAuthority(_)) => {}
+                Ok(_) => assert!(x509_verifies(&ca, &ca.bundle(), bench.clock.now()), "hour {hour}"),
+                Err(other) => panic!("hour {hour}: {other}"),
+            }
+            ca.rotate().await.unwrap();
+            let (now, bundle) = (bench.clock.now(), ca.bundle());
+            assert!(x509_verifies(&ca, &bundle, now), "hour {hour}, {jump}");
+            assert!(jwt_verifies(&ca, &bundle, now), "hour {hour}, {jump}");
+            let svid = ca.issue_x509(&x509_request(None)).unwrap();
+            assert!(svid.not_after > now && svid.not_after <= now + bench.config.x509_svid_ttl);
+        }
+        // Nobody is locked out: what was issued before still verifies, and so does the present for who knew the past.
+        let now = bench.clock.now();
+        assert!(
+            x509::verify_svid(&old.chain, &ca.bundle(), now).is_ok(),
+            "hour {hour}"
+        );
+        for authority in &before.x509_authorities {
+            assert!(ca.bundle().x509_authorities.contains(authority), "hour {hour}");
+        }
+        for _ in 0..48 {
+            let known = ca.bundle();
+            tokio::time::advance(Duration::from_secs(3600)).await;
+            ca.rotate().await.unwrap();
+            assert!(x509_verifies(&ca, &known, bench.clock.now()), "hour {hour}");
+            assert!(jwt_verifies(&ca, &known, bench.clock.now()), "hour {hour}");
+        }
+        assert!(ca.bundle().x509_authorities.len() <= 5, "hour {hour}");
+    }
+}
+
+/// The loop itself notices both jumps, before any key is due.
+#[tokio::test(start_paused = true)]
+async fn the_schedule_notices_a_clock_that_was_put_back() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    let schedule = ca.clone().run();
+    let jumps = async {
+        for jump in [Span::days(1), -Span::days(1)] {
+            bench.clock.jump(jump);
+            bench
+                .clock
+                .sleep_until(bench.clock.now() + Span::minutes(1))
+                .await;
+            assert!(x509_verifies(&ca, &ca.bundle(), bench.clock.now()), "{jump}");
+        }
+    };
+    tokio::select! {
+        ended = schedule => panic!("{ended:?}"),
+        () = jumps => {}
+    }
+}

@@ -28,6 +28,8 @@ pub(super) struct ServerIdentity {
     svid: SvidHandle,
     bundles: BundleHandle,
     due: OffsetDateTime,
+    /// What the clock showed when `due` was reckoned.
+    seen: OffsetDateTime,
 }
 
 impl ServerIdentity {
@@ -46,6 +48,7 @@ impl ServerIdentity {
             svid: SvidHandle::new(),
             bundles: BundleHandle::new(),
             due: clock.now(),
+            seen: clock.now(),
             clock,
         };
         identity.bundles.set(identity.ca.bundle().as_ref().clone());
@@ -70,11 +73,12 @@ impl ServerIdentity {
         let mut changes = self.ca.bundle_changes();
         loop {
             tokio::select! {
-                () = self.clock.sleep_until(self.due) => {}
+                () = self.clock.sleep_until_or_back(self.seen, self.due) => {}
                 changed = changes.changed() => if changed.is_ok() {
                     self.bundles.set(changes.borrow_and_update().as_ref().clone());
                 },
             }
+            self.seen = self.clock.now();
             self.due = match self.renew() {
                 Ok(due) => due,
                 Err(error) => {

@@ -10,6 +10,7 @@ mod attest;
 mod audit;
 mod authority;
 mod callers;
+mod clock;
 mod enforced;
 mod entries;
 mod follow;

@@ -56,6 +56,19 @@ fn an_svid_whose_life_has_not_begun_is_not_served() {
 }
 
 #[test]
+fn what_was_had_and_what_failed_before_the_clock_was_set_back_is_asked_for_at_once() {
+    let [had, failed] = ["had", "failed"].map(|id| entry(id, &["unix:uid:1"]));
+    let mut slots = slots_of(&[had.clone(), failed.clone()], 10);
+    let ahead = at(86_400);
+    assert_eq!(due(&mut slots, ahead, 9).len(), 2);
+    slots.issued(&had.id, svid(&had, ahead, at(90_000)));
+    slots.failed(&failed.id, "no", ahead);
+    assert!(due(&mut slots, ahead, 9).is_empty());
+    assert_eq!(next(&slots, at(0)), Some(at(0)));
+    assert_eq!(due(&mut slots, at(0), 9).len(), 2);
+}
+
+#[test]
 fn what_was_held_before_finds_a_place_only_where_there_is_room() {
     let entries: Vec<_> = (0..3).map(|n| entry(&format!("e{n}"), &["unix:uid:1"])).collect();
     let mut slots = slots_of(&entries, 2);

@@ -65,6 +65,23 @@ fn an_authority_that_slept_past_its_end_starts_anew() {
 }
 
 #[test]
+fn a_key_that_has_not_begun_counts_as_none() {
+    let (ahead, prepared_ahead) = (term(Active, 24, 48), term(Prepared, 30, 54));
+    assert_eq!(due(&[ahead], at(0)), Action::Prepare);
+    assert_eq!(due(&[ahead, prepared_ahead], at(0)), Action::Prepare);
+    assert_eq!(due(&[ahead, term(Prepared, 0, 24)], at(0)), Action::Activate);
+    // Seconds are no jump: certificates begin as much earlier.
+    let just_made = Term {
+        issued_at: at(0) + Span::seconds(9),
+        ..term(Active, 0, 24)
+    };
+    assert_eq!(
+        due(&[just_made], at(0)),
+        Action::WaitUntil(just_made.expires_at - Span::hours(12) + Span::milliseconds(4500))
+    );
+}
+
+#[test]
 fn very_long_lives_have_bounded_margins() {
     let year = Duration::from_secs(365 * 24 * 3600);
     assert_eq!(preparation_margin(year), Duration::from_secs(30 * 24 * 3600));
