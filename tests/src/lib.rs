@@ -2,6 +2,7 @@
 //! what a test needs from its surroundings, and the programs under `clients/` that speak to our sockets
 //! with libraries that we did not write.
 
+pub mod block;
 pub mod clients;
 pub mod daemons;
 pub mod disk;

@@ -28,6 +28,8 @@ pub enum Need {
     Namespaces,
     /// `/dev/fuse`, and the right to mount.
     Fuse,
+    /// Loop devices with an ext4 on them, and the right to mount.
+    Loop,
 }
 
 impl Need {
@@ -64,6 +66,13 @@ impl Need {
             Self::Fuse => (
                 nix::unistd::geteuid().is_root() && opens("/dev/fuse"),
                 "no FUSE: run as root where /dev/fuse can be opened",
+            ),
+            Self::Loop => (
+                nix::unistd::geteuid().is_root()
+                    && opens("/dev/loop-control")
+                    && succeeds("mkfs.ext4", &["-V"])
+                    && succeeds("losetup", &["--version"]),
+                "no loop devices: run as root where /dev/loop-control can be opened, install e2fsprogs and util-linux",
             ),
         };
         (!met).then(|| lacking.to_owned())

@@ -1,7 +1,7 @@
 //! A disk that is full, read-only, fails to flush or rots: the server says which, loses nothing, keeps serving what it
 //! can, and goes on by itself where it may.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use tonic::{Code, Status};
@@ -15,6 +15,7 @@ use vouchsafe_proto::vouchsafe::types::v1::HealthStatus;
 use vouchsafe_store::{
     AuditReader, ChangeKind, Commit, EntryId, EntryReader, Record, SledConfig, SledStore, Store,
 };
+use vouchsafe_tests::block::Block;
 use vouchsafe_tests::daemons::Deployment;
 use vouchsafe_tests::disk::{Disk, Faults, Numbers};
 use vouchsafe_tests::needs::Need;
@@ -28,19 +29,39 @@ use crate::{Task, inspect, load, power};
 const DATA: &str = "data";
 
 /// A server on a disk that can be told to fail, and what it has acknowledged.
-struct Bed {
-    disk: Disk<()>,
+struct Bed<D> {
+    disk: D,
+    data: PathBuf,
     at: Deployment,
     ledger: Ledger,
     made: usize,
 }
 
-impl Bed {
+impl Bed<Disk<()>> {
     async fn new() -> anyhow::Result<Self> {
         let disk = Disk::mount()?;
-        let at = Deployment::server_in("", &disk.join(DATA)).await?;
+        let data = disk.join(DATA);
+        Self::on(disk, data).await
+    }
+
+    fn fail(&self, faults: Faults) {
+        self.disk.fail(faults);
+    }
+
+    /// Kills it; everything acknowledged is there.
+    async fn lost_nothing(mut self) -> anyhow::Result<()> {
+        self.at.server.take().context("a server")?.kill().await?;
+        self.fail(Faults::default());
+        self.all_is_there().await
+    }
+}
+
+impl<D> Bed<D> {
+    async fn on(disk: D, data: PathBuf) -> anyhow::Result<Self> {
+        let at = Deployment::server_in("", &data).await?;
         let mut bed = Self {
             disk,
+            data,
             at,
             ledger: Ledger::default(),
             made: 0,
@@ -49,8 +70,10 @@ impl Bed {
         Ok(bed)
     }
 
-    fn fail(&self, faults: Faults) {
-        self.disk.fail(faults);
+    /// Everything acknowledged is there; the server does not run.
+    async fn all_is_there(&mut self) -> anyhow::Result<()> {
+        let found = inspect::server(&self.data).await?;
+        self.ledger.settle(&found)
     }
 
     /// Creates an entry, which is acknowledged or not.
@@ -132,14 +155,6 @@ impl Bed {
         }
         self.store_is(HealthStatus::Serving, "").await
     }
-
-    /// Kills it; everything acknowledged is there.
-    async fn lost_nothing(mut self) -> anyhow::Result<()> {
-        self.at.server.take().context("a server")?.kill().await?;
-        self.fail(Faults::default());
-        let found = inspect::server(&self.disk.join(DATA)).await?;
-        self.ledger.settle(&found)
-    }
 }
 
 async fn full() -> anyhow::Result<()> {
@@ -203,6 +218,48 @@ async fn read_only() -> anyhow::Result<()> {
 async fn a_read_only_disk_is_named_and_writes_go_on_when_it_is_writable() {
     require!(Need::Fuse);
     read_only().await.unwrap();
+}
+
+/// The kernel finds an error and turns the file system read-only under the server; a repair and a restart bring it back.
+async fn turned_read_only() -> anyhow::Result<()> {
+    let block = Block::mount()?;
+    let data = block.place().join(DATA);
+    let mut bed = Bed::on(block, data).await?;
+    let busy = bed
+        .disk
+        .remount(false)
+        .err()
+        .context("a remount under a server")?;
+    ensure!(busy.to_string().contains("busy"), "{busy}");
+    bed.create().await?;
+    bed.disk.fail()?;
+    bed.is_refused(Code::Unavailable, "read-only").await?;
+    bed.store_is(HealthStatus::Degraded, "read-only").await?;
+    bed.is_refused(Code::Unavailable, "read-only").await?;
+    bed.at.server.take().context("a server")?.kill().await?;
+    bed.disk.mend()?;
+    bed.all_is_there().await?;
+    // Mounted read-only, as an operator may: the server says so and does not start.
+    bed.disk.remount(false)?;
+    bed.at.begin_server()?;
+    let server = bed.at.server.as_mut().context("a server")?;
+    let status = server.ended().await?;
+    let log = server.log();
+    ensure!(
+        status.code() == Some(74) && log.contains("ead-only"),
+        "{status}: {log}"
+    );
+    bed.disk.remount(true)?;
+    bed.at.start_server().await?;
+    bed.writes_again().await?;
+    bed.at.server.take().context("a server")?.kill().await?;
+    bed.all_is_there().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_the_kernel_turns_read_only_is_named_and_loses_nothing() {
+    require!(Need::Loop);
+    turned_read_only().await.unwrap();
 }
 
 async fn failed_flush() -> anyhow::Result<()> {
