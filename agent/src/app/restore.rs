@@ -44,7 +44,10 @@ impl Held {
             .and_then(|agent| seal.restore(agent.as_str(), &config.trust_domain, now));
         if let Some(mut restored) = restored {
             if let Some(stored) = state.load_bundle(&config.trust_domain)? {
-                prefer_newer(&mut restored.bundles, stored);
+                if prefer_newer(&mut restored.bundles, stored) {
+                    // The digest there is that of the sealed bundle.
+                    restored.resume = None;
+                }
             }
             self.take(restored, now);
         }
@@ -88,13 +91,17 @@ impl Held {
 }
 
 /// Puts the stored bundle in place of the sealed one if it is the newer: it is stored at once, and sealed a moment
-/// later. An agent that went back to the older one might no longer know its server.
-fn prefer_newer(sealed: &mut [Bundle], stored: Bundle) {
+/// later. An agent that went back to the older one might no longer know its server. Whether it did.
+fn prefer_newer(sealed: &mut [Bundle], stored: Bundle) -> bool {
     let same = sealed
         .iter_mut()
         .find(|bundle| bundle.trust_domain == stored.trust_domain);
-    if let Some(older) = same.filter(|bundle| bundle.sequence < stored.sequence) {
-        *older = stored;
+    match same.filter(|bundle| bundle.sequence < stored.sequence) {
+        Some(older) => {
+            *older = stored;
+            true
+        }
+        None => false,
     }
 }
 
@@ -144,7 +151,8 @@ mod tests {
     fn of_the_sealed_and_the_stored_bundle_the_newer_counts() {
         for (sealed, stored, counts) in [(3, 4, 4), (4, 4, 4), (5, 4, 5)] {
             let mut bundles = [bundle("far.example", 1), bundle("example.org", sealed)];
-            prefer_newer(&mut bundles, bundle("example.org", stored));
+            let did = prefer_newer(&mut bundles, bundle("example.org", stored));
+            assert_eq!(did, sealed < stored);
             assert_eq!(bundles.map(|bundle| bundle.sequence), [1, counts]);
         }
     }

@@ -94,7 +94,11 @@ pub async fn watch(
             x509.distrust(Arc::clone(&distrust));
             if !distrust.x509.is_empty() {
                 own_first(&mut own, &distrust).await;
-                replace(&x509, &distrust, clock.now()).await;
+            }
+            // Before the first look there may have been other authorities: what was sealed hung on some of them.
+            let first = before.is_none().then(|| Arc::clone(&now));
+            if !distrust.x509.is_empty() || first.is_some() {
+                replace(&x509, &distrust, first, clock.now()).await;
             }
             before = Some(now);
         }
@@ -120,12 +124,29 @@ async fn own_first(own: &mut watch::Receiver<Option<Arc<OwnSvid>>>, distrust: &D
     }
 }
 
-/// Has what hangs on these authorities replaced.
-async fn replace(cache: &X509Cache, distrust: &Arc<Distrust>, now: OffsetDateTime) {
+/// Whether an authority of the bundle signed one of these certificates.
+fn is_known(bundle: &Bundle, certificates: &[u8]) -> bool {
+    let mut authorities = bundle.x509_authorities.iter();
+    authorities.any(|authority| authority.signed_any(certificates))
+}
+
+/// Has what hangs on these authorities replaced, and where a bundle is given what hangs on none of it.
+async fn replace(
+    cache: &X509Cache,
+    distrust: &Arc<Distrust>,
+    bundle: Option<Arc<Bundle>>,
+    now: OffsetDateTime,
+) {
     let (held, by) = (cache.unhurried(), Arc::clone(distrust));
     let covered = move || -> Vec<(EntryId, Arc<X509Svid>)> {
+        let in_vain = |certificates: &[u8]| {
+            by.covers_chain(certificates)
+                || bundle
+                    .as_ref()
+                    .is_some_and(|bundle| !is_known(bundle, certificates))
+        };
         held.into_iter()
-            .filter(|(_, svid)| by.covers_chain(&svid.certificates))
+            .filter(|(_, svid)| in_vain(&svid.certificates))
             .collect()
     };
     let found = match tokio::task::spawn_blocking(covered).await {

@@ -137,12 +137,20 @@ struct Running {
     own: watch::Sender<Option<Arc<OwnSvid>>>,
     entries: Vec<Arc<Entry>>,
     clock: Clock,
-    _group: TaskGroup,
+    group: TaskGroup,
 }
 
 impl Running {
     /// An agent that holds an SVID for each entry, all signed by `first`.
     async fn start(count: usize, first: &Arc<TestAuthority>) -> Self {
+        let running = Self::start_unwatched(count, first).await;
+        running.knows(bundle(&[(first, false)], &[]));
+        running.watch();
+        running
+    }
+
+    /// The same, where nobody has looked at a bundle yet.
+    async fn start_unwatched(count: usize, first: &Arc<TestAuthority>) -> Self {
         let clock = Clock::manual(at(0));
         let fake = Arc::new(Fake {
             authorities: Mutex::new(vec![Arc::clone(first)]),
@@ -155,15 +163,12 @@ impl Running {
         let x509 = X509Cache::new(10_000);
         x509.follow(&EntryIndex::new(entries.iter().cloned()));
         let knowledge = KnowledgeBase::new(domain(), None);
-        let (own_svid, own_seen) = watch::channel(Some(own(first)));
+        let own_svid = watch::Sender::new(Some(own(first)));
         let (group, _) = TaskGroup::new();
         for lane in [Lane::Urgent, Lane::Ahead] {
             let issuing = issuer::issue(x509.clone(), lane, fake.clone(), clock.clone());
             group.passing("issuer", issuing);
         }
-        let jwt = Arc::new(JwtCache::new(10));
-        let watching = super::watch(knowledge.clone(), x509.clone(), jwt, own_seen, clock.clone());
-        group.passing("distrust", watching);
         let running = Self {
             fake,
             knowledge,
@@ -171,11 +176,17 @@ impl Running {
             own: own_svid,
             entries,
             clock,
-            _group: group,
+            group,
         };
-        running.knows(bundle(&[(first, false)], &[]));
         running.wait(|held| held.values().all(Option::is_some)).await;
         running
+    }
+
+    fn watch(&self) {
+        let (knowledge, x509) = (self.knowledge.clone(), self.x509.clone());
+        let jwt = Arc::new(JwtCache::new(10));
+        let watching = super::watch(knowledge, x509, jwt, self.own.subscribe(), self.clock.clone());
+        self.group.passing("distrust", watching);
     }
 
     fn knows(&self, bundle: Bundle) {
@@ -292,4 +303,27 @@ async fn a_server_that_signs_with_a_tainted_authority_is_not_asked_in_a_tight_lo
     let second = Arc::new(authority());
     agent.fake.signs_with(&second);
     agent.wait(|_| agent.signed_by(&second) == 1).await;
+}
+
+/// As after a start: what was sealed is older than the bundle.
+#[tokio::test(start_paused = true)]
+async fn what_hangs_on_an_authority_that_was_taken_back_before_the_start_is_issued_anew() {
+    let (gone, stays) = (Arc::new(authority()), Arc::new(authority()));
+    let agent = Running::start_unwatched(3, &gone).await;
+    agent.fake.signs_with(&stays);
+    agent.own.send_replace(Some(own(&stays)));
+    agent.knows(bundle(&[(&stays, false)], &[]));
+    agent.watch();
+    agent.wait(|_| agent.signed_by(&stays) == 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sealed_and_still_counts_is_left_alone() {
+    let (first, second) = (Arc::new(authority()), Arc::new(authority()));
+    let agent = Running::start_unwatched(3, &first).await;
+    agent.fake.signs_with(&second);
+    agent.knows(bundle(&[(&first, false), (&second, false)], &[]));
+    agent.watch();
+    agent.let_pass(Duration::from_secs(60)).await;
+    assert_eq!(agent.signed_by(&first), 3);
 }
