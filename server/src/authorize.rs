@@ -122,7 +122,7 @@ impl Authorizer {
             return Ok(caller(Scope::Downstream));
         }
         if rule.agent && is_agent_id(id) {
-            if !candidate.vouched_for {
+            if !candidate.vouched_for && !rule.revoked {
                 return Err(Refusal::Revoked(id.clone()));
             }
             let origin = Origin {

@@ -228,6 +228,45 @@ async fn jwt_leak() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Nobody waits between tainting and revoking: the agent has not renewed by then, and is not shut out for that.
+async fn haste() -> anyhow::Result<()> {
+    let at = Deployment::configured("", "sync_interval = \"200ms\"\n").await?;
+    workload(&at).await?;
+    let (mut svids, _) = streams(&at).await?;
+    let old = active(&at, "x509").await?;
+    let new = step(&at, &["prepare", "x509"]).await?;
+    for arguments in [
+        ["activate", "x509", &new],
+        ["taint", "x509", &old],
+        ["revoke", "x509", &old],
+    ] {
+        step(&at, &arguments).await?;
+    }
+    loop {
+        let response = next(&mut svids).await?;
+        let svid = response.svids.first().context("an SVID")?;
+        // Until the agent has heard of it, what it serves may hang on the old one.
+        if Given::read(&response).is_ok_and(|given| given.signer == new)
+            && bundle_of(&svid.bundle)?.x509_authorities.len() == 1
+        {
+            break;
+        }
+    }
+    let second = "spiffe://example.org/agent/second";
+    at.entry(second, &[&own_uid()], &[]).await?;
+    loop {
+        let message = next(&mut svids).await?;
+        if message.svids.iter().any(|svid| svid.spiffe_id == second) {
+            return Ok(());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_authority_revoked_in_haste_shuts_no_agent_out() {
+    haste().await.unwrap();
+}
+
 /// The server is killed after each step, and the agent after some.
 async fn kills() -> anyhow::Result<()> {
     let mut at = Deployment::configured("", "sync_interval = \"200ms\"\n").await?;

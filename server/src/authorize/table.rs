@@ -27,6 +27,9 @@ pub struct Rule {
     pub downstream: bool,
     /// Agents in good standing.
     pub agent: bool,
+    /// Also those whose authority was revoked since they connected: so an agent that was not quick enough hears of it
+    /// and renews over the connection that it still has, and need not join again.
+    pub revoked: bool,
     /// What a call counts against.
     pub rate: Rate,
     /// Whether it stays open for as long as the caller is there: such calls have places of their own, and a
@@ -40,6 +43,7 @@ const NOBODY: Rule = Rule {
     admin: false,
     downstream: false,
     agent: false,
+    revoked: false,
     rate: Rate::Call,
     stays: false,
 };
@@ -56,6 +60,10 @@ const DOWNSTREAM: Rule = Rule {
 const AGENT: Rule = Rule {
     agent: true,
     ..NOBODY
+};
+const RENEWING: Rule = Rule {
+    revoked: true,
+    ..AGENT
 };
 const FOLLOW: Rule = Rule { stays: true, ..AGENT };
 const OPERATOR_OR_AGENT: Rule = Rule {
@@ -84,7 +92,7 @@ const TABLE: &[(&str, Rule)] = &[
     ("/spire.api.server.agent.v1.Agent/BanAgent", OPERATOR),
     ("/spire.api.server.agent.v1.Agent/CreateJoinToken", OPERATOR),
     ("/spire.api.server.agent.v1.Agent/AttestAgent", ATTEST),
-    ("/spire.api.server.agent.v1.Agent/RenewAgent", signing(AGENT)),
+    ("/spire.api.server.agent.v1.Agent/RenewAgent", signing(RENEWING)),
     ("/spire.api.server.agent.v1.Agent/PostStatus", AGENT),
     ("/spire.api.server.entry.v1.Entry/CountEntries", OPERATOR),
     ("/spire.api.server.entry.v1.Entry/ListEntries", OPERATOR),
@@ -92,8 +100,8 @@ const TABLE: &[(&str, Rule)] = &[
     ("/spire.api.server.entry.v1.Entry/BatchCreateEntry", OPERATOR),
     ("/spire.api.server.entry.v1.Entry/BatchUpdateEntry", OPERATOR),
     ("/spire.api.server.entry.v1.Entry/BatchDeleteEntry", OPERATOR),
-    ("/spire.api.server.entry.v1.Entry/GetAuthorizedEntries", AGENT),
-    ("/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries", AGENT),
+    ("/spire.api.server.entry.v1.Entry/GetAuthorizedEntries", RENEWING),
+    ("/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries", RENEWING),
     ("/spire.api.server.svid.v1.SVID/MintX509SVID", signing(OPERATOR)),
     ("/spire.api.server.svid.v1.SVID/MintJWTSVID", signing(OPERATOR)),
     ("/spire.api.server.svid.v1.SVID/MintWITSVID", signing(OPERATOR)),
