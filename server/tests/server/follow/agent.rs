@@ -235,9 +235,12 @@ impl Follows {
 
     /// Follows to the end of the stream.
     pub(crate) async fn until_ended(&mut self) -> Result<(), Status> {
-        loop {
-            self.step().await?;
-        }
+        let ended = async {
+            loop {
+                self.step().await?;
+            }
+        };
+        timeout(LONG, ended).await.expect("it never ends")
     }
 
     /// As [`Follows::until_ended`].
