@@ -74,15 +74,21 @@ pub enum PublicKeyKind {
 /// # Errors
 /// [`PublicKeyError`] for bytes that are not canonical DER, kinds that are not supported and weak keys.
 pub fn check(spki: &[u8]) -> Result<PublicKeyKind, PublicKeyError> {
+    read(spki).map(|(kind, _)| kind)
+}
+
+/// Checks as [`check`] does, and gives the key as it was read, so that nobody has to read it again. Of an elliptic
+/// curve it verifies with the digest of the curve's size, of RSA with SHA-256.
+pub(crate) fn read(spki: &[u8]) -> Result<(PublicKeyKind, ParsedPublicKey), PublicKeyError> {
     if spki.len() > MAX_SPKI_BYTES {
         return Err(PublicKeyError::Malformed);
     }
-    if spki.len() == P256_SPKI_BYTES && spki.starts_with(&P256_HEAD) {
+    if is_canonical_p256(spki) {
         // Nothing but the coordinates can vary here: that they are in range and on the curve is found by reading
         // the key, and writing it out again to compare would cost as much as all the rest.
         let read = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, spki);
         return read
-            .map(|_| PublicKeyKind::EcP256)
+            .map(|key| (PublicKeyKind::EcP256, key))
             .map_err(|_| PublicKeyError::Malformed);
     }
     let (rest, parsed) = SubjectPublicKeyInfo::from_der(spki).map_err(|_| PublicKeyError::Malformed)?;
@@ -99,15 +105,18 @@ pub fn check(spki: &[u8]) -> Result<PublicKeyKind, PublicKeyError> {
             &RSA_PKCS1_2048_8192_SHA256
         }
     };
-    let canonical: PublicKeyX509Der<'_> = ParsedPublicKey::new(algorithm, spki)
-        .map_err(|_| PublicKeyError::Malformed)?
-        .as_der()
-        .map_err(|_| PublicKeyError::Malformed)?;
+    let key = ParsedPublicKey::new(algorithm, spki).map_err(|_| PublicKeyError::Malformed)?;
+    let canonical: PublicKeyX509Der<'_> = key.as_der().map_err(|_| PublicKeyError::Malformed)?;
     if canonical.as_ref() == spki {
-        Ok(kind)
+        Ok((kind, key))
     } else {
         Err(PublicKeyError::Malformed)
     }
+}
+
+/// Whether the bytes are a P-256 key in its canonical form, as far as that can be seen without reading the point.
+fn is_canonical_p256(spki: &[u8]) -> bool {
+    spki.len() == P256_SPKI_BYTES && spki.starts_with(&P256_HEAD)
 }
 
 fn kind_of(spki: &SubjectPublicKeyInfo<'_>) -> Result<PublicKeyKind, PublicKeyError> {
@@ -155,6 +164,10 @@ fn check_rsa(der: &[u8], spki: &SubjectPublicKeyInfo<'_>) -> Result<(), PublicKe
 
 /// The bits inside a SubjectPublicKeyInfo: the EC point, the RSA key or the Ed25519 point.
 pub(crate) fn key_bits(spki: &[u8]) -> Option<Vec<u8>> {
+    // The point begins with the last byte of the head, which says that it is not compressed.
+    if is_canonical_p256(spki) {
+        return spki.get(P256_HEAD.len() - 1..).map(<[u8]>::to_vec);
+    }
     match SubjectPublicKeyInfo::from_der(spki) {
         Ok(([], parsed)) => Some(parsed.subject_public_key.data.to_vec()),
         _ => None,
@@ -165,6 +178,15 @@ pub(crate) fn key_bits(spki: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::{KeyAlgorithm, Signer, key::LocalKey};
+
+    #[test]
+    fn the_bits_of_a_key_in_the_canonical_form_are_those_that_a_parser_finds() {
+        let key = LocalKey::generate("k", KeyAlgorithm::EcP256).unwrap();
+        let spki = key.public_key_spki();
+        let (_, parsed) = SubjectPublicKeyInfo::from_der(spki).unwrap();
+        assert!(is_canonical_p256(spki));
+        assert_eq!(key_bits(spki).unwrap(), parsed.subject_public_key.data.as_ref());
+    }
 
     #[test]
     fn a_point_off_its_curve_or_out_of_range_is_refused_in_the_canonical_form_too() {

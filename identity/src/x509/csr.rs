@@ -3,6 +3,7 @@
 //! Of a request only the public key is believed, once its signature proves that the sender holds
 //! the private half. The names are what the sender asks for; granting them is the caller's decision.
 
+use aws_lc_rs::signature::ParsedPublicKey;
 use rcgen::{CertificateParams, DistinguishedName, IsCa, SanType};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
@@ -96,8 +97,8 @@ pub fn check(der: &[u8]) -> Result<CheckedCsr, CsrError> {
     if info.version != X509Version::V1 {
         return Err(CsrError::Malformed("its version is not 1"));
     }
-    let key_kind = public_key::check(info.subject_pki.raw)?;
-    check_signature(&csr)?;
+    let (key_kind, key) = public_key::read(info.subject_pki.raw)?;
+    check_signature(&csr, key_kind, &key)?;
     let mut checked = CheckedCsr {
         public_key: info.subject_pki.raw.to_vec(),
         key_kind,
@@ -132,8 +133,17 @@ fn has_only_its_fields(der: &[u8]) -> bool {
         && signature.content.first() == Some(&0)
 }
 
-fn check_signature(csr: &X509CertificationRequest<'_>) -> Result<(), CsrError> {
+fn check_signature(
+    csr: &X509CertificationRequest<'_>,
+    kind: PublicKeyKind,
+    key: &ParsedPublicKey,
+) -> Result<(), CsrError> {
     let algorithm = &csr.signature_algorithm.algorithm;
+    if kind == PublicKeyKind::EcP256 && *algorithm == OID_SIG_ECDSA_WITH_SHA256 {
+        // What nearly all ask with: the key has been read already, for this very algorithm.
+        let verified = key.verify_sig(csr.certification_request_info.raw, &csr.signature_value.data);
+        return verified.map_err(|_| CsrError::Signature);
+    }
     let supported = [
         OID_SIG_ECDSA_WITH_SHA256,
         OID_SIG_ECDSA_WITH_SHA384,
