@@ -3,9 +3,11 @@
 //! Only the key comes from a CSR of an agent; identity, DNS names and lives come from the entry. No store is read.
 
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 use vouchsafe_ca::{CaError, CaManager, IssuedJwt, JwtRequest, X509Request};
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::x509::csr::{self, CsrError};
@@ -77,6 +79,8 @@ pub struct Issuing {
     index: Arc<Index>,
     ca: Arc<CaManager>,
     issued: Issued,
+    /// One for each core: more threads that check and sign at once only take the caches from each other.
+    cores: Arc<Semaphore>,
 }
 
 impl Issuing {
@@ -87,6 +91,7 @@ impl Issuing {
             index,
             ca,
             issued,
+            cores: Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from))),
         }
     }
 
@@ -106,7 +111,10 @@ impl Issuing {
             let rest = jobs.split_off(jobs.len().min(CHUNK));
             let chunk = std::mem::replace(&mut jobs, rest);
             let (count, ca) = (chunk.len(), Arc::clone(&self.ca));
+            // Nobody closes the semaphore.
+            let core = Arc::clone(&self.cores).acquire_owned().await;
             let task = tokio::task::spawn_blocking(move || {
+                let _core = core;
                 chunk
                     .into_iter()
                     .map(|job| job.and_then(|(entry, csr)| issue_for(&ca, &entry, &csr)))
