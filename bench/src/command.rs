@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::plan::Plan;
 use crate::report::Report;
-use crate::{bare, figures, usage};
+use crate::{bare, bare_issuer, figures, usage};
 
 /// Measures what the daemons cost and how fast they are (docs/performance.md).
 #[derive(Debug, Parser)]
@@ -49,6 +49,12 @@ enum Command {
         /// A `JWTSVIDResponse`
         jwt: PathBuf,
     },
+    /// Issues nothing but raw cryptography, for comparison
+    #[command(hide = true)]
+    BareIssuer {
+        /// Where its identity is, and where its address goes
+        folder: PathBuf,
+    },
 }
 
 /// Does what the command line asks for.
@@ -60,6 +66,10 @@ pub async fn run() -> anyhow::Result<ExitCode> {
     match arguments.command {
         Some(Command::Bare { socket, x509, jwt }) => {
             bare::serve(&socket, &x509, &jwt).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::BareIssuer { folder }) => {
+            bare_issuer::serve(&folder).await?;
             Ok(ExitCode::SUCCESS)
         }
         None => measure(&arguments).await,

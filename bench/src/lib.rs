@@ -11,6 +11,7 @@ pub mod network;
 pub mod wait;
 
 pub mod bare;
+pub mod bare_issuer;
 pub mod command;
 pub mod entries;
 pub mod figures;

@@ -21,6 +21,54 @@ const CSR_BYTES: usize = 160;
 /// About as long as a JWT-SVID without its signature, in bytes.
 const TOKEN_BYTES: usize = 260;
 
+/// Keys and messages for the raw operations.
+#[derive(Debug)]
+pub struct Work {
+    random: SystemRandom,
+    signer: EcdsaKeyPair,
+    token_signer: EcdsaKeyPair,
+    verifier: UnparsedPublicKey<Vec<u8>>,
+    signature: Vec<u8>,
+}
+
+impl Work {
+    /// New keys.
+    ///
+    /// # Errors
+    /// When the cryptographic library fails.
+    pub fn new() -> anyhow::Result<Self> {
+        let failed = |_unspecified| anyhow!("the cryptographic library failed");
+        let random = SystemRandom::new();
+        let signer = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?;
+        let signature = signer.sign(&random, &[7; CSR_BYTES]).map_err(failed)?;
+        Ok(Self {
+            verifier: UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, signer.public_key().as_ref().to_vec()),
+            signature: signature.as_ref().to_vec(),
+            token_signer: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(failed)?,
+            signer,
+            random,
+        })
+    }
+
+    /// Signs as much as a certificate; false when the library fails.
+    #[must_use]
+    pub fn sign(&self) -> bool {
+        self.signer.sign(&self.random, &[7; CERTIFICATE_BYTES]).is_ok()
+    }
+
+    /// Verifies the signature of as much as a CSR; false when the library fails.
+    #[must_use]
+    pub fn verify(&self) -> bool {
+        self.verifier.verify(&[7; CSR_BYTES], &self.signature).is_ok()
+    }
+
+    /// Signs as much as a token; false when the library fails.
+    #[must_use]
+    pub fn es256(&self) -> bool {
+        self.token_signer.sign(&self.random, &[7; TOKEN_BYTES]).is_ok()
+    }
+}
+
 /// What one operation costs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
@@ -61,19 +109,12 @@ impl Raw {
     }
 
     fn measure_now(plan: &Plan) -> anyhow::Result<Self> {
-        let failed = |_unspecified| anyhow!("the cryptographic library failed");
-        let random = SystemRandom::new();
-        let signer = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?;
-        let token_signer = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(failed)?;
-        let csr = [7_u8; CSR_BYTES];
-        let signature = signer.sign(&random, &csr).map_err(failed)?;
-        let public = signer.public_key().as_ref();
-        let verifier = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public);
+        let work = Work::new()?;
         let turn = plan.pick(Duration::from_millis(400), Duration::from_millis(40));
         Ok(Self {
-            sign: on_all_cores(turn, || signer.sign(&random, &[7; CERTIFICATE_BYTES]).is_ok())?,
-            verify: on_all_cores(turn, || verifier.verify(&csr, signature.as_ref()).is_ok())?,
-            es256: on_all_cores(turn, || token_signer.sign(&random, &[7; TOKEN_BYTES]).is_ok())?,
+            sign: on_all_cores(turn, || work.sign())?,
+            verify: on_all_cores(turn, || work.verify())?,
+            es256: on_all_cores(turn, || work.es256())?,
         })
     }
 

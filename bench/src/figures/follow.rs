@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
-use vouchsafe_agent::random::jitter;
+use vouchsafe_agent::random::Backoff;
+use vouchsafe_agent::upstream::UpstreamError;
 use vouchsafe_proto::spire::api::types::Entry;
 use vouchsafe_proto::vouchsafe::sync::v1::sync_client::SyncClient;
 use vouchsafe_proto::vouchsafe::sync::v1::{
@@ -30,8 +31,9 @@ const FIGURE: u8 = 5;
 const JOINING: usize = 16;
 /// Changes a second that concern one agent each.
 const CHANGES_A_SECOND: u32 = 100;
-/// First wait before an agent that was turned away comes again; it doubles.
+/// First and longest wait before an agent that was turned away comes again, where the server does not say.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// What a follower tells.
@@ -160,12 +162,16 @@ fn start(followers: &[Follower]) -> (JoinSet<()>, Heards) {
     for follower in followers {
         let (follower, tell) = (follower.clone(), tell.clone());
         fleet.spawn(async move {
-            let mut wait = FIRST_WAIT;
+            let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
             loop {
-                let _lost = follower.follow(&tell).await;
+                let ended = follower.follow(&tell).await;
                 let _nobody_listens = tell.send(Heard::Away);
-                sleep(wait.mul_f64(1.0 + jitter() / 2.0)).await;
-                wait = (wait * 2).min(Duration::from_secs(5));
+                // A server that sheds load says when to come again, and agents do as it says.
+                let told = ended.err().and_then(|error| {
+                    let status = error.downcast::<tonic::Status>().ok()?;
+                    UpstreamError::from(status).retry_after()
+                });
+                sleep(backoff.wait_at_least(told)).await;
             }
         });
     }

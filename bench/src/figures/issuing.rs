@@ -15,6 +15,7 @@ use vouchsafe_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use vouchsafe_proto::spire::api::server::svid::v1::{BatchNewX509svidRequest, NewX509svidParams};
 
 use super::float;
+use crate::bare_issuer::BareIssuer;
 use crate::plan::Plan;
 use crate::raw::{Raw, cores};
 use crate::report::{Limit, Report, Times};
@@ -26,7 +27,7 @@ const CONNECTIONS: usize = 8;
 const CSRS_A_REQUEST: usize = 50;
 
 /// What a connection works off: requests that were made before the load begins.
-type Requests = Arc<(Vec<BatchNewX509svidRequest>, AtomicUsize)>;
+type Requests = Arc<(Arc<Vec<BatchNewX509svidRequest>>, AtomicUsize)>;
 
 pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     let deployment = rig::server().await?;
@@ -35,7 +36,8 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
     let ids = entries::fill(&admin, 0, plan.few(), fleet::ALIAS).await?;
     let (count, ids) = (plan.pick(4_000, 80), Arc::new(ids));
     let made = tokio::task::spawn_blocking(move || requests(count, &ids)).await??;
-    let requests: Requests = Arc::new((made, AtomicUsize::new(0)));
+    let made = Arc::new(made);
+    let requests: Requests = Arc::new((Arc::clone(&made), AtomicUsize::new(0)));
     let channels = members
         .iter()
         .map(fleet::Member::channel)
@@ -82,6 +84,37 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
         "%",
     );
     report.told(FIGURE, "request of 50 CSRs, p50", times.percentile_ms(50), "ms");
+
+    floor(plan, report, made, (each_us, raw)).await
+}
+
+/// The same load on a server that does nothing but the raw cryptography.
+async fn floor(
+    plan: &Plan,
+    report: &mut Report,
+    made: Arc<Vec<BatchNewX509svidRequest>>,
+    (each_us, raw): (f64, Raw),
+) -> anyhow::Result<()> {
+    let bare = BareIssuer::start().await?;
+    let channels = bare.channels(CONNECTIONS)?;
+    let requests: Requests = Arc::new((made, AtomicUsize::new(0)));
+    work(&channels, &requests, CONNECTIONS, Duration::MAX).await?;
+    let spent = usage::processor(bare.pid()?)?;
+    let times = work(&channels, &requests, usize::MAX, plan.load()).await?;
+    let spent = usage::processor(bare.pid()?)? - spent;
+    let floor_us = spent.as_secs_f64() * 1e6 / float(times.count() * CSRS_A_REQUEST);
+    report.told(
+        FIGURE,
+        "bare mTLS server that only verifies and signs: CPU ÷ raw",
+        floor_us / raw.issue_us(),
+        "×",
+    );
+    report.told(
+        FIGURE,
+        "X.509-SVID: server's CPU ÷ that of the bare one",
+        each_us / floor_us,
+        "×",
+    );
     Ok(())
 }
 

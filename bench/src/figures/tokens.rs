@@ -11,6 +11,7 @@ use vouchsafe_proto::spire::api::server::svid::v1::NewJwtsvidRequest;
 use vouchsafe_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 
 use super::float;
+use crate::bare_issuer::BareIssuer;
 use crate::plan::Plan;
 use crate::raw::Raw;
 use crate::report::{Limit, Report, Times};
@@ -29,13 +30,11 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
         .map(fleet::Member::channel)
         .collect::<anyhow::Result<Vec<_>>>()?;
     let pid = rig::server_pid(&deployment)?;
-    work(
-        &channels,
-        &ids,
-        1,
-        plan.pick(Duration::from_millis(500), Duration::from_millis(50)),
-    )
-    .await?;
+    let first = plan.pick(Duration::from_millis(500), Duration::from_millis(50));
+    work(&channels, &ids, 1, first).await?;
+    let bare = BareIssuer::start().await?;
+    let bare_channels = bare.channels(CONNECTIONS)?;
+    work(&bare_channels, &ids, 1, first).await?;
     // One call at a time on each connection, as SPIRE was measured; and eight, as a busy agent calls.
     for at_once in [1, 8] {
         let before = Raw::measure(plan).await?;
@@ -72,6 +71,8 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
             "×",
         );
         report.told(FIGURE, format!("JWT-SVIDs ({what})"), rate, "a second");
+        let bare = (bare.pid()?, bare_channels.as_slice());
+        floor(plan, report, bare, (&ids, at_once), (each_us, raw)).await?;
         report.told(
             FIGURE,
             format!("JWT-SVID, p50 ({what})"),
@@ -85,6 +86,36 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
             "ms",
         );
     }
+    Ok(())
+}
+
+/// The same load on a server that does nothing but sign.
+async fn floor(
+    plan: &Plan,
+    report: &mut Report,
+    (pid, channels): (i32, &[Channel]),
+    (ids, at_once): (&Arc<[String]>, usize),
+    (each_us, raw): (f64, f64),
+) -> anyhow::Result<()> {
+    let (spent, begun) = (usage::processor(pid)?, Instant::now());
+    let answered = work(channels, ids, at_once, plan.load()).await?;
+    let rate = float(answered.count()) / begun.elapsed().as_secs_f64();
+    let floor_us = (usage::processor(pid)? - spent).as_secs_f64() * 1e6 / float(answered.count());
+    let what = format!("8 connections × {at_once}");
+    let bare = "bare mTLS server that only signs";
+    report.told(
+        FIGURE,
+        format!("{bare}: CPU ÷ raw ES256 ({what})"),
+        floor_us / raw,
+        "×",
+    );
+    report.told(FIGURE, format!("{bare} ({what})"), rate, "a second");
+    report.told(
+        FIGURE,
+        format!("JWT-SVID: server's CPU ÷ that of the bare one ({what})"),
+        each_us / floor_us,
+        "×",
+    );
     Ok(())
 }
 
