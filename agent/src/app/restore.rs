@@ -43,11 +43,11 @@ impl Held {
         let restored = stored_id(state, &config.trust_domain)?
             .and_then(|agent| seal.restore(agent.as_str(), &config.trust_domain, now));
         if let Some(mut restored) = restored {
-            if let Some(stored) = state.load_bundle(&config.trust_domain)? {
-                if prefer_newer(&mut restored.bundles, stored) {
-                    // The digest there is that of the sealed bundle.
-                    restored.resume = None;
-                }
+            if let Some(stored) = state.load_bundle(&config.trust_domain)?
+                && prefer_newer(&mut restored.bundles, stored)
+            {
+                // The digest there is that of the sealed bundle.
+                restored.resume = None;
             }
             self.take(restored, now);
         }

@@ -1,7 +1,5 @@
 //! Configurations that are refused; that nothing is made when traces are off; that no call waits for a collector.
 
-use std::time::Instant;
-
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -139,7 +137,7 @@ async fn spans_beyond_the_queue_are_dropped_and_counted_at_once() {
     let (traces, sender) = Traces::prepare(&config(&endpoint, 1.0), "x").unwrap();
     let (group, _failures) = TaskGroup::new();
     sender.run(&group);
-    let begun = Instant::now();
+    let begun = tokio::time::Instant::now();
     let beyond = 3 * MAX_WAITING;
     for _ in 0..beyond {
         drop(traces.incoming(METHOD, &HeaderMap::new()));

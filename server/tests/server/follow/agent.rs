@@ -240,7 +240,7 @@ impl Follows {
                 self.step().await?;
             }
         };
-        timeout(LONG, ended).await.expect("it never ends")
+        timeout(LONG, ended).await.unwrap()
     }
 
     /// As [`Follows::until_ended`].
