@@ -52,8 +52,20 @@ fn the_workload_api_is_compared_with_a_bare_server() {
 }
 
 #[test]
+fn a_start_without_the_server_is_measured_with_one_svid_and_with_many() {
+    let (code, lines) = bench(&["--quick", "--only", "8"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        lines.iter().filter(|line| line["ok"].is_boolean()).count(),
+        2,
+        "{lines:#?}"
+    );
+}
+
+#[test]
 fn a_figure_that_does_not_exist_is_refused() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vouchsafe-bench"));
-    let output = command.args(["--only", "8"]).output().unwrap();
+    let beyond = (vouchsafe_bench::figures::LAST + 1).to_string();
+    let output = command.args(["--only", &beyond]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }

@@ -124,7 +124,8 @@ fn each_chunk_names_its_sender_and_chunks_of_two_senders_do_not_merge() {
     let out = Stdio::from(std::os::fd::OwnedFd::from(client.try_clone().unwrap()));
     let mut other = Command::new("printf").arg("other").stdout(out).spawn().unwrap();
     let other_pid = pid_of(&other);
-    other.wait().unwrap();
+    let ended = other.wait().unwrap();
+    assert!(ended.success(), "{ended}");
 
     let mut buf = [0; 64];
     let first = receive_with_sender(&server, &mut buf).unwrap();
@@ -147,6 +148,8 @@ fn each_chunk_names_its_sender_and_chunks_of_two_senders_do_not_merge() {
     let nothing = receive_with_sender(&server, &mut buf).unwrap_err();
     assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
     drop(client);
+    // A child that another test forks holds a copy until it executes its program: only then does the stream end.
+    assert_eq!((&server).read(&mut buf).unwrap(), 0);
     assert_eq!(receive_with_sender(&server, &mut buf).unwrap().len, 0);
 }
 
