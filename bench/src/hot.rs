@@ -182,25 +182,13 @@ fn selectors(n: usize) -> anyhow::Result<SelectorSet> {
 }
 
 fn entry(n: usize) -> anyhow::Result<Entry> {
-    Ok(Entry {
-        id: entry_id(n)?,
-        spiffe_id: SpiffeId::new(&format!("spiffe://example.org/agent/{n}"))?,
-        parent_id: agent_id(n % AGENTS)?,
-        selectors: selectors(n)?,
-        x509_svid_ttl_seconds: 0,
-        jwt_svid_ttl_seconds: 0,
-        federates_with: Vec::new(),
-        admin: false,
-        downstream: false,
-        expires_at: None,
-        dns_names: Vec::new(),
-        revision_number: 0,
-        store_svid: false,
-        hint: String::new(),
-        created_at: now()?,
-        disable_x509_svid_prefetch: false,
-        jwt_svid_include_jti: false,
-    })
+    Ok(Entry::new(
+        entry_id(n)?,
+        SpiffeId::new(&format!("spiffe://example.org/agent/{n}"))?,
+        agent_id(n % AGENTS)?,
+        selectors(n)?,
+        now()?,
+    ))
 }
 
 fn index() -> anyhow::Result<Arc<Index>> {

@@ -57,25 +57,13 @@ fn agent(n: usize) -> Result<SpiffeId, Box<dyn std::error::Error>> {
 fn entry(n: usize, now: OffsetDateTime) -> Result<Entry, Box<dyn std::error::Error>> {
     let path = Selector::new("unix", &format!("path:/opt/agents/bin/agent-{n}"))?;
     let hash = Selector::new("unix", &format!("sha256:{n:064x}"))?;
-    Ok(Entry {
-        id: EntryId::new(&format!("{n:08x}-0000-4000-8000-000000000000"))?,
-        spiffe_id: SpiffeId::new(&format!("spiffe://example.org/agent/researcher/{n}"))?,
-        parent_id: agent(n % AGENTS)?,
-        selectors: SelectorSet::from([path, hash]),
-        x509_svid_ttl_seconds: 0,
-        jwt_svid_ttl_seconds: 0,
-        federates_with: Vec::new(),
-        admin: false,
-        downstream: false,
-        expires_at: None,
-        dns_names: Vec::new(),
-        revision_number: 0,
-        store_svid: false,
-        hint: String::new(),
-        created_at: now,
-        disable_x509_svid_prefetch: false,
-        jwt_svid_include_jti: false,
-    })
+    Ok(Entry::new(
+        EntryId::new(&format!("{n:08x}-0000-4000-8000-000000000000"))?,
+        SpiffeId::new(&format!("spiffe://example.org/agent/researcher/{n}"))?,
+        agent(n % AGENTS)?,
+        SelectorSet::from([path, hash]),
+        now,
+    ))
 }
 
 fn each<T>(times: u32, mut work: impl FnMut() -> T) -> Duration {

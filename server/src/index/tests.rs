@@ -28,25 +28,13 @@ pub(super) fn selectors(numbers: &[u8]) -> SelectorSet {
 }
 
 pub(super) fn entry(name: &str, parent: &str, spiffe_id: &str, has: &[u8]) -> Entry {
-    Entry {
-        id: EntryId::new(name).unwrap(),
-        spiffe_id: id(spiffe_id),
-        parent_id: id(parent),
-        selectors: selectors(has),
-        x509_svid_ttl_seconds: 0,
-        jwt_svid_ttl_seconds: 0,
-        federates_with: Vec::new(),
-        admin: false,
-        downstream: false,
-        expires_at: None,
-        dns_names: Vec::new(),
-        revision_number: 0,
-        store_svid: false,
-        hint: String::new(),
-        created_at: now(),
-        disable_x509_svid_prefetch: false,
-        jwt_svid_include_jti: false,
-    }
+    Entry::new(
+        EntryId::new(name).unwrap(),
+        id(spiffe_id),
+        id(parent),
+        selectors(has),
+        now(),
+    )
 }
 
 pub(super) fn node(path: &str, has: &[u8]) -> Node {

@@ -38,28 +38,16 @@ fn entry(n: u64) -> Result<Entry, Failure> {
         format!("unix:path:/opt/agents/{n}/bin/agent"),
         format!("unix:sha256:{n:064x}"),
     ];
-    Ok(Entry {
-        id: EntryId::new(&format!("{:032x}", u128::from(n) * 0x9e37_79b9_7f4a_7c15))?,
-        spiffe_id: SpiffeId::new(&format!("spiffe://example.org/agent/{n}"))?,
-        parent_id: SpiffeId::new("spiffe://example.org/spire/agent/join_token/one")?,
-        selectors: selectors
+    Ok(Entry::new(
+        EntryId::new(&format!("{:032x}", u128::from(n) * 0x9e37_79b9_7f4a_7c15))?,
+        SpiffeId::new(&format!("spiffe://example.org/agent/{n}"))?,
+        SpiffeId::new("spiffe://example.org/spire/agent/join_token/one")?,
+        selectors
             .iter()
             .map(|text| text.parse())
             .collect::<Result<_, _>>()?,
-        x509_svid_ttl_seconds: 0,
-        jwt_svid_ttl_seconds: 0,
-        federates_with: Vec::new(),
-        admin: false,
-        downstream: false,
-        expires_at: None,
-        dns_names: Vec::new(),
-        revision_number: 0,
-        store_svid: false,
-        hint: String::new(),
-        created_at: OffsetDateTime::UNIX_EPOCH,
-        disable_x509_svid_prefetch: false,
-        jwt_svid_include_jti: false,
-    })
+        OffsetDateTime::UNIX_EPOCH,
+    ))
 }
 
 /// What the server commits when an entry is created.

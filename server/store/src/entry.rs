@@ -98,7 +98,7 @@ pub struct Entry {
     /// DNS names in the X.509-SVID.
     #[serde(default)]
     pub dns_names: Vec<String>,
-    /// Grows with each update of this entry, from 0.
+    /// Grows with each update of this entry, from 0; with a chosen id from the store's revision at its making.
     pub revision_number: i64,
     /// Whether the SVID is for a store of the agent's, not for the Workload API.
     #[serde(default)]
@@ -118,6 +118,35 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// An entry of which nothing else is said: the server's lives, for the Workload API, without an end.
+    pub fn new(
+        id: EntryId,
+        spiffe_id: SpiffeId,
+        parent_id: SpiffeId,
+        selectors: SelectorSet,
+        created_at: OffsetDateTime,
+    ) -> Self {
+        Self {
+            id,
+            spiffe_id,
+            parent_id,
+            selectors,
+            x509_svid_ttl_seconds: 0,
+            jwt_svid_ttl_seconds: 0,
+            federates_with: Vec::new(),
+            admin: false,
+            downstream: false,
+            expires_at: None,
+            dns_names: Vec::new(),
+            revision_number: 0,
+            store_svid: false,
+            hint: String::new(),
+            created_at,
+            disable_x509_svid_prefetch: false,
+            jwt_svid_include_jti: false,
+        }
+    }
+
     /// What makes two entries the same for their users: parent, SPIFFE ID and selectors, as one line of text.
     pub fn shape(&self) -> String {
         let mut shape = format!("{} {}", self.parent_id, self.spiffe_id);

@@ -27,27 +27,15 @@ fn own() -> TrustDomain {
 }
 
 fn entry(number: u64) -> Entry {
-    Entry {
-        id: EntryId::new(&format!("e{number}")).expect("it is one"),
-        spiffe_id: format!("spiffe://example.org/{number}")
+    Entry::new(
+        EntryId::new(&format!("e{number}")).expect("it is one"),
+        format!("spiffe://example.org/{number}")
             .parse()
             .expect("it is one"),
-        parent_id: agent(),
-        selectors: std::iter::once("unix:uid:1".parse().expect("it is one")).collect::<SelectorSet>(),
-        x509_svid_ttl_seconds: 0,
-        jwt_svid_ttl_seconds: 0,
-        federates_with: Vec::new(),
-        admin: false,
-        downstream: false,
-        expires_at: None,
-        dns_names: Vec::new(),
-        revision_number: 0,
-        store_svid: false,
-        hint: String::new(),
-        created_at: OffsetDateTime::UNIX_EPOCH,
-        disable_x509_svid_prefetch: false,
-        jwt_svid_include_jti: false,
-    }
+        agent(),
+        std::iter::once("unix:uid:1".parse().expect("it is one")).collect::<SelectorSet>(),
+        OffsetDateTime::UNIX_EPOCH,
+    )
 }
 
 /// An index of some entries, each of its own revision. Nothing of it changes, so that nobody needs to follow the store.

@@ -144,28 +144,22 @@ async fn torture(
 
 pub(crate) fn entry(name: &str, hint: &str) -> anyhow::Result<Entry> {
     let id = |path: &str| vouchsafe_identity::SpiffeId::new(&format!("spiffe://example.org{path}"));
+    let selectors = [format!("unix:user:{name}")]
+        .iter()
+        .map(|selector| selector.parse())
+        .collect::<Result<_, _>>()?;
+    let begun = time::OffsetDateTime::UNIX_EPOCH;
     Ok(Entry {
-        id: EntryId::new(name)?,
-        spiffe_id: id(&format!("/{name}"))?,
-        parent_id: id("/node")?,
-        selectors: [format!("unix:user:{name}")]
-            .iter()
-            .map(|selector| selector.parse())
-            .collect::<Result<_, _>>()?,
-        x509_svid_ttl_seconds: 0,
-        jwt_svid_ttl_seconds: 0,
-        federates_with: Vec::new(),
-        admin: false,
-        downstream: false,
-        expires_at: None,
         // Some values are so long that they are cut.
         dns_names: vec!["name.example.org".to_owned(); 1 + name.len() % 7 * 60],
-        revision_number: 0,
-        store_svid: false,
         hint: hint.to_owned(),
-        created_at: time::OffsetDateTime::UNIX_EPOCH,
-        disable_x509_svid_prefetch: false,
-        jwt_svid_include_jti: false,
+        ..Entry::new(
+            EntryId::new(name)?,
+            id(&format!("/{name}"))?,
+            id("/node")?,
+            selectors,
+            begun,
+        )
     })
 }
 

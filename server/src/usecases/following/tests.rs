@@ -41,23 +41,16 @@ impl Draft {
     fn entry(&self, revision_number: i64, now: i64) -> Entry {
         let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).unwrap();
         Entry {
-            id: EntryId::new(&format!("e{}", self.name)).unwrap(),
-            spiffe_id: id(self.spiffe_id),
-            parent_id: id(self.parent),
-            selectors: selectors(&self.has),
-            x509_svid_ttl_seconds: 0,
-            jwt_svid_ttl_seconds: 0,
             federates_with: self.federates.iter().map(|name| domain(name)).collect(),
-            admin: false,
-            downstream: false,
             expires_at: self.lives.map(|seconds| at(now + seconds)),
-            dns_names: Vec::new(),
             revision_number,
-            store_svid: false,
-            hint: String::new(),
-            created_at: at(START),
-            disable_x509_svid_prefetch: false,
-            jwt_svid_include_jti: false,
+            ..Entry::new(
+                EntryId::new(&format!("e{}", self.name)).unwrap(),
+                id(self.spiffe_id),
+                id(self.parent),
+                selectors(&self.has),
+                at(START),
+            )
         }
     }
 }

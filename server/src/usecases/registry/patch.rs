@@ -47,25 +47,13 @@ impl EntryPatch {
     pub fn into_new(mut self, id: EntryId, now: OffsetDateTime, first: i64) -> Result<Entry, RuleError> {
         let spiffe_id = self.spiffe_id.take().ok_or(RuleError::Missing("spiffe_id"))?;
         let parent_id = self.parent_id.take().ok_or(RuleError::Missing("parent_id"))?;
-        let empty = Entry {
+        let empty = Entry::new(
             id,
             spiffe_id,
             parent_id,
-            selectors: SelectorSet::new(),
-            x509_svid_ttl_seconds: 0,
-            jwt_svid_ttl_seconds: 0,
-            federates_with: Vec::new(),
-            admin: false,
-            downstream: false,
-            expires_at: None,
-            dns_names: Vec::new(),
-            revision_number: 0,
-            store_svid: false,
-            hint: String::new(),
-            created_at: now.replace_nanosecond(0).unwrap_or(now),
-            disable_x509_svid_prefetch: false,
-            jwt_svid_include_jti: false,
-        };
+            SelectorSet::new(),
+            now.replace_nanosecond(0).unwrap_or(now),
+        );
         Ok(Entry {
             revision_number: first,
             ..self.onto(empty, 0)
