@@ -266,3 +266,41 @@ async fn without_keys() -> anyhow::Result<()> {
 async fn a_backup_without_keys_holds_no_secret_and_is_of_use() {
     without_keys().await.unwrap();
 }
+
+/// Several to one name at once: one of them is there, whole, and the others say why they are not.
+async fn at_once() -> anyhow::Result<()> {
+    let mut at = Deployment::server_alone("").await?;
+    let folder = at.path("backups");
+    std::fs::create_dir(&folder)?;
+    let (file, key) = (folder.join("one"), seal_key(&at, "seal.key", 0o600)?);
+    for n in 0..50 {
+        entry(&at, n).await?;
+    }
+    let (name, key_name) = (text(&file), text(&key));
+    let arguments = ["--output", "json", "backup", &name, "--seal-key", &key_name];
+    let four = tokio::try_join!(
+        at.vouchsafe(&arguments),
+        at.vouchsafe(&arguments),
+        at.vouchsafe(&arguments),
+        at.vouchsafe(&arguments),
+    )?;
+    let (made, others): (Vec<_>, Vec<_>) = <[Output; 4]>::from(four)
+        .into_iter()
+        .partition(|output| output.status.success());
+    ensure!(made.len() == 1, "{} were made", made.len());
+    for other in others {
+        refused(&other, "is there already")?;
+    }
+    let told: Value = serde_json::from_slice(&made.first().context("one")?.stdout)?;
+    let bytes = std::fs::metadata(&file)?.len();
+    ensure!(told.get("bytes") == Some(&Value::from(bytes)), "{told}, {bytes}");
+    let left: Vec<_> = std::fs::read_dir(&folder)?.collect();
+    ensure!(left.len() == 1, "{left:?}");
+    at.server.take().context("a server")?.kill().await?;
+    done(&restore(&file, &at.path("restored"), Some(&key)).await?)
+}
+
+#[tokio::test]
+async fn of_backups_to_one_name_at_once_one_is_whole_and_the_others_are_refused() {
+    at_once().await.unwrap();
+}

@@ -1,8 +1,7 @@
 //! `vouchsafe backup`: everything that a running server keeps, in one file; private keys only where it is sealed.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -49,27 +48,26 @@ struct View {
 pub(crate) async fn run(args: BackupArgs, global: &Global, output: &Output) -> Result<(), CliError> {
     let file = args.file;
     if file.exists() {
-        return Err(CliError::Invalid(format!(
-            "`{}` is there already: name a new file",
-            file.display()
-        )));
+        return Err(is_there(&file));
     }
     let secret = args.seal_key.as_deref().map(read_secret).transpose()?;
     let secret = secret.map(|secret| secret.expose().clone()).unwrap_or_default();
     let server = Connection::server(global).await?;
-    let part = part_of(&file);
-    let written = write(&server, (&part, secret), output).await;
-    let (end, bytes) = match written {
-        Ok(whole) => whole,
-        Err(error) => {
-            // What is not whole must not be taken for a backup.
-            let _the_first_error_counts = fs::remove_file(&part);
-            return Err(error);
-        }
-    };
-    fs::rename(&part, &file).map_err(|source| failed("write", &file, source))?;
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
+    // Under a name of its own, which goes with it unless it is whole: two that make the same backup are not in each
+    // other's way, and neither replaces what is there by then.
+    let part = tempfile::Builder::new()
+        .prefix(".vouchsafe-backup-")
+        .tempfile_in(folder);
+    let mut part = part.map_err(|source| failed("write", &file, source))?;
+    let (end, bytes) = write(&server, (part.as_file_mut(), &file), secret, output).await?;
+    part.persist_noclobber(&file)
+        .map_err(|kept| match kept.error.kind() {
+            // Another was made meanwhile.
+            ErrorKind::AlreadyExists => is_there(&file),
+            _ => failed("write", &file, kept.error),
+        })?;
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(|source| failed("sync", folder, source))?;
@@ -97,10 +95,8 @@ pub(crate) async fn run(args: BackupArgs, global: &Global, output: &Output) -> R
     Ok(())
 }
 
-fn part_of(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".part");
-    name.into()
+fn is_there(file: &Path) -> CliError {
+    CliError::Invalid(format!("`{}` is there already: name a new file", file.display()))
 }
 
 fn failed(action: &'static str, path: &Path, source: std::io::Error) -> CliError {
@@ -114,19 +110,13 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> CliError
 /// Writes the stream, and checks that it is whole; its end, and how many bytes there are.
 async fn write(
     server: &Connection,
-    (part, seal_secret): (&Path, Vec<u8>),
+    (file, path): (&mut File, &Path),
+    seal_secret: Vec<u8>,
     output: &Output,
 ) -> Result<(BackupEnd, u64), CliError> {
     let mut client = ServerAdminClient::new(server.channel.clone());
     let mut parts = server.call(client.backup(BackupRequest { seal_secret })).await?;
-    let unwritable = |source| failed("write", part, source);
-    let _left_over = fs::remove_file(part);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(part)
-        .map_err(unwritable)?;
+    let unwritable = |source| failed("write", path, source);
     let mut digest = Context::new(&SHA256);
     let mut bytes = 0_u64;
     let mut told = 0;
