@@ -14,6 +14,8 @@ mod messages;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use prost::Message;
 use vouchsafe_proto::spire::api::types;
@@ -41,6 +43,15 @@ proptest! {
             ..types::Entry::default()
         };
         messages::check(&entry.encode_to_vec());
+    }
+}
+
+#[test]
+fn messages_that_broke_it_once() {
+    // A bundle's JWT authority without a key id.
+    let found = ["IAoaAAoBLkAK"];
+    for message in found {
+        messages::check(&STANDARD.decode(message).unwrap());
     }
 }
 

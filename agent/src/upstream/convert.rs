@@ -119,10 +119,16 @@ pub fn entries(entries: impl IntoIterator<Item = types::Entry>) -> Vec<Arc<Entry
 /// A bundle.
 ///
 /// # Errors
-/// [`UpstreamError::Nonsense`] when its trust domain is not one.
+/// [`UpstreamError::Nonsense`] when its trust domain is not one, or a JWT authority has no key id. It is refused as a whole:
+/// with a part left out, what we hold would not be what the server takes us to hold.
 pub fn bundle(bundle: types::Bundle) -> Result<Bundle, UpstreamError> {
     let trust_domain =
         TrustDomain::new(&bundle.trust_domain).map_err(|e| UpstreamError::Nonsense(e.to_string()))?;
+    if bundle.jwt_authorities.iter().any(|one| one.key_id.is_empty()) {
+        return Err(UpstreamError::Nonsense(format!(
+            "the bundle of `{trust_domain}` has a JWT authority without a key id"
+        )));
+    }
     let x509_authorities = bundle
         .x509_authorities
         .into_iter()
@@ -177,6 +183,23 @@ mod tests {
             }],
             ..types::Entry::default()
         }
+    }
+
+    #[test]
+    fn a_bundle_with_a_nameless_jwt_authority_is_refused() {
+        let key = |id: &str| types::JwtKey {
+            key_id: id.to_owned(),
+            public_key: vec![1],
+            ..types::JwtKey::default()
+        };
+        let message = |keys: Vec<types::JwtKey>| types::Bundle {
+            trust_domain: "example.org".to_owned(),
+            jwt_authorities: keys,
+            ..types::Bundle::default()
+        };
+        assert_eq!(bundle(message(vec![key("a")])).unwrap().jwt_authorities.len(), 1);
+        let refused = bundle(message(vec![key("a"), key("")])).unwrap_err();
+        assert!(refused.to_string().contains("without a key id"), "{refused}");
     }
 
     #[test]
