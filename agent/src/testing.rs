@@ -83,13 +83,16 @@ pub(crate) struct TestAuthority {
     issuer: Issuer,
 }
 
-/// The start of the authority's life; it ends ten years later.
 pub(crate) fn authority() -> TestAuthority {
+    authority_numbered(&random_serial().unwrap())
+}
+
+/// One with this serial number, which its name has in it: two of one number have one name.
+pub(crate) fn authority_numbered(serial: &[u8; 16]) -> TestAuthority {
     let key = Arc::new(LocalKey::generate("ca", KeyAlgorithm::EcP256).unwrap());
     let trust_domain = TrustDomain::new("example.org").unwrap();
     let (from, to) = (at(-3600), at(10 * 365 * 86_400));
-    let certificate =
-        self_signed_ca(&trust_domain, key.as_ref(), from, to, &random_serial().unwrap()).unwrap();
+    let certificate = self_signed_ca(&trust_domain, key.as_ref(), from, to, serial).unwrap();
     TestAuthority {
         issuer: Issuer::new(&certificate, key).unwrap(),
     }

@@ -12,7 +12,7 @@ use crate::cache::slots::{Held, Lane};
 use crate::cache::{EntryIndex, issuer};
 use crate::entry::Entry;
 use crate::knowledge::{News, Whole};
-use crate::testing::{TestAuthority, at, authority, entry};
+use crate::testing::{TestAuthority, at, authority, authority_numbered, entry};
 use crate::upstream::{Authority, IssuedJwt, UpstreamError, X509Request};
 
 fn domain() -> TrustDomain {
@@ -55,8 +55,7 @@ fn what_is_trusted_is_left_alone() {
 
 #[test]
 fn signatures_decide_and_not_names() {
-    // Both have the same name: that of the trust domain.
-    let (tainted, other) = (authority(), authority());
+    let (tainted, other) = (authority_numbered(&[7; 16]), authority_numbered(&[7; 16]));
     let now = bundle(
         &[(&tainted, true), (&other, false)],
         &[("k1", true), ("k2", false)],
