@@ -1,7 +1,7 @@
 //! The real binaries, run as a user would: a server, an agent that joined it, and the command line, in a
 //! folder of their own that is gone at the end. Dropping a [`Deployment`] kills its daemons.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
@@ -157,6 +157,8 @@ pub struct Deployment {
     /// The server's `data_dir`.
     data_dir: PathBuf,
     port: u16,
+    /// Where the agent finds the server, if not at its listener.
+    through: Option<SocketAddr>,
     /// The hosts that the daemons run on. `None`: both on this one.
     network: Option<Network>,
     /// Lines that every start adds to the server's configuration.
@@ -232,6 +234,7 @@ impl Deployment {
             data_dir: data_dir.map_or_else(|| folder.path().join("server"), Path::to_owned),
             folder,
             port,
+            through: None,
             network,
             server_config,
             agent_config: String::new(),
@@ -247,6 +250,11 @@ impl Deployment {
     /// Sets the further lines of the agent's configuration, for its next start.
     pub fn configure_agent(&mut self, agent_config: &str) {
         agent_config.clone_into(&mut self.agent_config);
+    }
+
+    /// Has the agent find the server there, from its next start on.
+    pub fn reach_server_at(&mut self, address: SocketAddr) {
+        self.through = Some(address);
     }
 
     /// Gives the server another `data_dir`, for its next start.
@@ -335,7 +343,8 @@ impl Deployment {
             "trust_domain = \"{TRUST_DOMAIN}\"\ndata_dir = {:?}\nserver_address = \"{}\"\n\
              workload_socket = {:?}\nadmin_socket = {:?}\ntrust_bundle = {:?}\n{}",
             self.path("agent"),
-            self.server_address(),
+            self.through
+                .map_or_else(|| self.server_address(), |address| address.to_string()),
             self.workload_socket(),
             self.agent_socket(),
             self.path("bundle.pem"),

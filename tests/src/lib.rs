@@ -6,6 +6,7 @@ pub mod block;
 pub mod clients;
 pub mod daemons;
 pub mod disk;
+pub mod link;
 pub mod needs;
 pub mod network;
 pub mod node;

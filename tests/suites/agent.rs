@@ -7,6 +7,8 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+#[path = "agent/ban.rs"]
+mod ban;
 #[path = "agent/hold.rs"]
 mod hold;
 #[path = "agent/jwt.rs"]

@@ -1,6 +1,9 @@
 //! Both daemons killed with SIGKILL, alone and together, while they work: what was acknowledged is there
 //! again, and nobody needs a new token.
 
+#[path = "restarts/pages.rs"]
+mod pages;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -11,8 +11,6 @@
 mod authorities;
 #[path = "simulation/checks.rs"]
 mod checks;
-#[path = "simulation/link.rs"]
-mod link;
 #[path = "simulation/steps.rs"]
 mod steps;
 #[path = "simulation/world.rs"]

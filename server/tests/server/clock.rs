@@ -74,3 +74,18 @@ async fn an_agent_renews_before_and_after_the_clock_jumped_by_a_day_and_back() {
         uses(&server, &next).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn the_server_is_known_again_after_its_clock_was_put_back_within_the_life_of_its_authorities() {
+    let server = server().await;
+    let ahead = time::Duration::minutes(65);
+    server.clock.jump(ahead);
+    // The SVID that the server showed first has ended: whoever comes in meets one that was made since.
+    joined(&server).await;
+    let sequence = server.bundle().await.sequence;
+    server.clock.jump(-ahead);
+    let agent = joined(&server).await;
+    uses(&server, &agent).await.unwrap();
+    let since = server.bundle().await.sequence;
+    assert_eq!(since, sequence, "no other authority had it made anew");
+}

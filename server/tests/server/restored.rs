@@ -12,6 +12,8 @@ use vouchsafe_proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use vouchsafe_proto::spire::api::server::agent::v1::{BanAgentRequest, PostStatusRequest};
 use vouchsafe_proto::spire::api::server::entry::v1::BatchUpdateEntryRequest;
 use vouchsafe_proto::spire::api::server::entry::v1::entry_client::EntryClient;
+use vouchsafe_proto::spire::api::server::localauthority::v1::PrepareJwtAuthorityRequest;
+use vouchsafe_proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use vouchsafe_proto::spire::api::types;
 use vouchsafe_proto::spire::api::types::permission_denied_details::Reason;
 use vouchsafe_proto::vouchsafe::server::v1::backup_response::Part;
@@ -20,6 +22,7 @@ use vouchsafe_proto::vouchsafe::server::v1::{BackupEnd, BackupRequest};
 use vouchsafe_proto::vouchsafe::sync::v1::FullReason;
 use vouchsafe_server::restoring::{Restored, RestoringError, into_data_dir};
 
+use crate::authority::{replace_x509, revoke, taint};
 use crate::follow::agent::{Follows, hello};
 use crate::support::*;
 
@@ -253,4 +256,27 @@ async fn a_short_secret_seals_nothing() {
     let seal_secret = vec![1; 31];
     let outcome = client.backup(BackupRequest { seal_secret }).await;
     refused(outcome, Code::InvalidArgument, "at least 32 bytes");
+}
+
+#[tokio::test]
+async fn the_bundle_of_a_restored_server_is_newer_than_any_that_the_lost_one_had() {
+    let lost = server_on_disk(tempfile::tempdir().unwrap()).await;
+    let (bytes, _) = backup(&lost, &SECRET).await;
+    let before = lost.bundle().await;
+    let mut operator = LocalAuthorityClient::new(lost.local().await);
+    operator
+        .prepare_jwt_authority(PrepareJwtAuthorityRequest {})
+        .await
+        .unwrap();
+    let replaced = replace_x509(&mut operator).await;
+    operator.taint_x509_authority(taint(&replaced)).await.unwrap();
+    operator.revoke_x509_authority(revoke(&replaced)).await.unwrap();
+    let last = lost.bundle().await;
+    assert!(last.sequence > before.sequence + 2, "{}", last.sequence);
+    drop(lost.stop().await);
+
+    let server = restored(&bytes, 60).await;
+    let again = server.bundle().await;
+    assert_eq!(again.x509_authorities, before.x509_authorities);
+    assert!(again.sequence > last.sequence, "{}", again.sequence);
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::link::Mode;
+use vouchsafe_tests::link::Mode;
 
 /// Entries that a simulation can have at a time.
 pub(crate) const ENTRIES: u8 = 5;

@@ -27,8 +27,8 @@ use vouchsafe_tests::running::Running;
 use vouchsafe_tests::wait::until;
 
 use crate::checks::{Seen, Served};
-use crate::link::{Link, Mode};
 use crate::steps::{ENTRIES, Kind, Step};
+use vouchsafe_tests::link::{Link, Mode};
 
 /// When every simulation begins.
 const START: i64 = 1_900_000_000;
