@@ -18,8 +18,6 @@ use super::state::State;
 const PAGE_ROWS: usize = 1024;
 /// Pages that wait to be put into the index while more are read.
 const PAGES_AHEAD: usize = 4;
-/// In the middle of the ids that the server makes, which are UUIDs; others are read as well, only less evenly.
-const MIDDLE_ID: &str = "8";
 
 /// Why the index can no longer follow the store.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +65,10 @@ pub(super) async fn load(store: &SharedStore, at: Revision) -> Result<State, Sto
 
 /// Reads every entry: reading and decoding take longer than putting in, so two tasks read, each its half of the ids.
 async fn load_entries(store: &SharedStore, state: &mut State) -> Result<(), StoreError> {
-    let middle = EntryId::new(MIDDLE_ID).map_err(|e| StoreError::Unstorable(e.to_string()))?;
+    let Some(middle) = store.middle_entry().await? else {
+        // What comes from now on is read by the feed.
+        return Ok(());
+    };
     let (pages, mut read) = mpsc::channel(PAGES_AHEAD);
     let mut readers = JoinSet::new();
     readers.spawn(read_entries(

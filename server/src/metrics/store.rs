@@ -83,6 +83,10 @@ impl EntryReader for MeteredStore {
     ) -> Result<Vec<Versioned<Entry>>, StoreError> {
         self.inner.entries(after, limit).await
     }
+
+    async fn middle_entry(&self) -> Result<Option<EntryId>, StoreError> {
+        self.inner.middle_entry().await
+    }
 }
 
 #[async_trait]

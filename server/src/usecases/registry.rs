@@ -337,8 +337,9 @@ pub(super) fn alias_entry(
     Ok(patch.into_new(new_id()?, origin.at, 0)?)
 }
 
+/// Ids in the order in which they are made, so that the store writes new entries side by side.
 fn new_id() -> Result<EntryId, RegistryError> {
-    EntryId::new(&Uuid::new_v4().to_string()).map_err(|e| RuleError::Id(e).into())
+    EntryId::new(&Uuid::now_v7().to_string()).map_err(|e| RuleError::Id(e).into())
 }
 
 fn owns(entry: &Entry, key: &Key) -> bool {

@@ -171,4 +171,7 @@ pub trait EntryReader: Send + Sync {
         after: Option<&EntryId>,
         limit: usize,
     ) -> Result<Vec<Versioned<Entry>>, StoreError>;
+    /// An id with about as many entries before it as after it, or `None` where there are none: those who read everything
+    /// share the work there.
+    async fn middle_entry(&self) -> Result<Option<EntryId>, StoreError>;
 }

@@ -45,7 +45,7 @@ pub struct SledConfig {
 impl Default for SledConfig {
     fn default() -> Self {
         Self {
-            cache_bytes: 64 << 20,
+            cache_bytes: 16 << 20,
             keep_changes: DEFAULT_KEEP_CHANGES,
             reserve_bytes: 16 << 20,
         }

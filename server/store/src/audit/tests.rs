@@ -105,6 +105,7 @@ hand_on! {
     EntryReader {
         entry(id: &EntryId) -> Option<Versioned<Entry>>;
         entry_by_shape(shape: &str) -> Option<EntryId>;
+        middle_entry() -> Option<EntryId>;
         entries(after: Option<&EntryId>, limit: usize) -> Vec<Versioned<Entry>>;
     }
     NodeReader {

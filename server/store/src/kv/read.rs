@@ -16,6 +16,8 @@ use crate::{
 
 /// Rows that are read at once where the number wanted is not known beforehand.
 const CHUNK_ROWS: usize = 256;
+/// How many entries are looked at for one in the middle.
+const SAMPLES: u8 = 31;
 
 impl<K: Kv> KvStore<K> {
     fn one<T: DeserializeOwned>(&self, kind: Kind, key: &[u8]) -> Result<Option<Versioned<T>>, StoreError> {
@@ -55,6 +57,20 @@ impl<K: Kv> EntryReader for KvStore<K> {
         limit: usize,
     ) -> Result<Vec<Versioned<Entry>>, StoreError> {
         self.page(Kind::Entry, after.map(codec::entry_key), limit)
+    }
+
+    async fn middle_entry(&self) -> Result<Option<EntryId>, StoreError> {
+        // Shapes stand in the order of their hashes, so every few of them name a fair sample of the entries.
+        let mut sample = Vec::with_capacity(SAMPLES.into());
+        for place in 0..SAMPLES {
+            let from = Bound::Included(Kind::Shape.key(&[place * (u8::MAX / SAMPLES)]));
+            for (_, row) in self.core.kv.range(from, Kind::Shape.end(), 1)? {
+                sample.push(codec::decode::<EntryId>(Kind::Shape, &row)?.value);
+            }
+        }
+        sample.sort();
+        let middle = sample.len() / 2;
+        Ok(sample.into_iter().nth(middle))
     }
 }
 

@@ -81,7 +81,7 @@ contract! {
         sled: super::in_sled;
     }
     tests {
-        reads: what_is_not_there_is_none, each_entity_is_read_back, entries_come_by_pages,
+        reads: what_is_not_there_is_none, the_middle_entry_halves_what_is_there, each_entity_is_read_back, entries_come_by_pages,
             nodes_and_tokens_come_by_pages, bundles_and_journals_come_in_order,
             journals_of_other_servers_stay_apart, long_values_are_read_back;
         commits: a_conflict_changes_nothing, each_expectation_is_kept,

@@ -25,6 +25,26 @@ pub(crate) async fn what_is_not_there_is_none(make: Make) {
     assert_eq!(*store.revisions().borrow(), Revision(0));
 }
 
+pub(crate) async fn the_middle_entry_halves_what_is_there(make: Make) {
+    let store = make(KEEP);
+    assert_eq!(store.middle_entry().await.unwrap(), None);
+    store
+        .commit(Commit::default().put(Record::Entry(entry("only", 0))))
+        .await
+        .unwrap();
+    assert_eq!(store.middle_entry().await.unwrap(), Some(entry_id("only")));
+    // Most ids are close together, as those that a server makes within a minute.
+    let mut commit = Commit::default();
+    for n in 1..1000 {
+        commit = commit.put(Record::Entry(entry(&format!("0199{n:08}"), n)));
+    }
+    store.commit(commit).await.unwrap();
+    let middle = store.middle_entry().await.unwrap().unwrap();
+    let before = store.entries(None, 2000).await.unwrap();
+    let before = before.iter().filter(|row| row.value.id < middle).count();
+    assert!((250..750).contains(&before), "{before} of 1000 come before it");
+}
+
 pub(crate) async fn each_entity_is_read_back(make: Make) {
     let store = make(KEEP);
     let (e, n, t) = (entry("e", 1), node("n"), token("00ff"));
