@@ -220,10 +220,7 @@ impl Index {
     /// Shows what keys hold since `upto`, and has those agents look that it concerns.
     fn apply(&self, upto: Revision, news: Vec<feed::News>) {
         let mut state = self.write();
-        let concerns: Vec<_> = news
-            .into_iter()
-            .flat_map(|item| concern::put(&mut state, item))
-            .collect();
+        let concerns = concern::put(&mut state, news);
         for concern in &concerns {
             state.history.add(upto, concern);
         }

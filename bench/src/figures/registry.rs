@@ -30,6 +30,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     let deployment = rig::server().await?;
     let admin = rig::admin(&deployment).await?;
+    let pid = rig::server_pid(&deployment)?;
     let syncs = syncs_a_second(&deployment.path("syncs"), plan).await?;
     report.told(
         FIGURE,
@@ -42,7 +43,10 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
     for count in [plan.few(), plan.many()] {
         fill(&admin, &next, count).await?;
         let single = create(&admin, &next, 1, 1, plan.load() / 2).await?;
+        let (spent, from) = (usage::processor(pid)?, next.load(Ordering::Relaxed));
         let batch = create(&admin, &next, 1, entries::BATCH, plan.load() / 2).await?;
+        let spent = usage::processor(pid)?.saturating_sub(spent);
+        let each = spent.as_secs_f64() * 1e6 / float(next.load(Ordering::Relaxed) - from);
         let what = format!("entries created, {count} there");
         report.told(FIGURE, format!("{what}, one at a time"), single.0, "a second");
         report.told(
@@ -52,6 +56,8 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
             "ms",
         );
         report.told(FIGURE, format!("{what}, batches of 500"), batch.0, "a second");
+        let cost = format!("{what}, batches of 500: server's CPU for each");
+        report.told(FIGURE, cost, each, "µs");
         rates.push((single.0, batch.0));
     }
     if let [few, many] = rates.as_slice() {

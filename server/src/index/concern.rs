@@ -3,7 +3,7 @@
 //! Ends of entries are left out of the walk: an agent that is told of for nothing finds nothing to do, one
 //! that is left out would never hear.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use vouchsafe_identity::{SpiffeId, TrustDomain};
@@ -30,8 +30,8 @@ pub(super) enum What {
 /// Who has to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Who {
-    /// These agents.
-    These(HashSet<SpiffeId>),
+    /// These agents; changes made together share the set.
+    These(Arc<HashSet<SpiffeId>>),
     /// Whoever holds that bundle; each agent knows best itself.
     Anybody,
 }
@@ -44,17 +44,72 @@ pub(super) struct Concern {
 }
 
 impl Concern {
-    fn of(what: What, who: HashSet<SpiffeId>) -> Self {
-        let who = Who::These(who);
+    fn of(what: What, who: impl Into<Arc<HashSet<SpiffeId>>>) -> Self {
+        let who = Who::These(who.into());
         Self { what, who }
+    }
+
+    /// Whether it is known to be about the same agents as another.
+    pub(super) fn shares_agents(&self, other: &Self) -> bool {
+        match (&self.who, &other.who) {
+            (Who::These(these), Who::These(those)) => Arc::ptr_eq(these, those),
+            (Who::Anybody, Who::Anybody) => true,
+            _ => false,
+        }
     }
 }
 
-/// Puts what a key holds now into the state; tells whom that concerns.
-pub(super) fn put(state: &mut State, news: News) -> Vec<Concern> {
+/// The nodes above the parents of entries that change together, as long as none of these changes moves them: most entries of
+/// a batch have one parent, and there may be thousands of nodes above it.
+#[derive(Debug, Default)]
+struct Walks {
+    above: HashMap<SpiffeId, Arc<HashSet<SpiffeId>>>,
+    /// Every id that they came by.
+    seen: HashSet<SpiffeId>,
+}
+
+impl Walks {
+    /// The nodes above an entry.
+    fn above(&mut self, state: &State, entry: &IndexedEntry) -> Arc<HashSet<SpiffeId>> {
+        let above = match self.above.get(&entry.parent_id) {
+            Some(above) => Arc::clone(above),
+            None => {
+                let above = Arc::new(above(state, &entry.parent_id, &mut self.seen));
+                self.above.insert(entry.parent_id.clone(), Arc::clone(&above));
+                above
+            }
+        };
+        if !is_alias(entry) {
+            return above;
+        }
+        let mut found = HashSet::clone(&above);
+        with_all_selectors(state, entry, &mut found);
+        found.into()
+    }
+
+    /// Forgets what no longer holds when an entry that gives this id comes, changes or goes.
+    fn moved(&mut self, id: &SpiffeId) {
+        if self.seen.contains(id) {
+            *self = Self::default();
+        }
+    }
+}
+
+/// Puts what keys hold now into the state, in order; tells whom that concerns.
+pub(super) fn put(state: &mut State, news: Vec<News>) -> Vec<Concern> {
+    let mut walks = Walks::default();
+    news.into_iter()
+        .flat_map(|item| put_one(state, &mut walks, item))
+        .collect()
+}
+
+fn put_one(state: &mut State, walks: &mut Walks, news: News) -> Vec<Concern> {
     match news {
-        News::Entry(id, row) => put_entry(state, &id, row.map(|row| row.value.into())),
-        News::Node(id, row) => put_node(state, &id, row),
+        News::Entry(id, row) => put_entry(state, walks, &id, row.map(|row| row.value.into())),
+        News::Node(id, row) => {
+            *walks = Walks::default();
+            put_node(state, &id, row)
+        }
         News::Bundle(trust_domain, row) => {
             match row {
                 Some(row) => {
@@ -71,20 +126,22 @@ pub(super) fn put(state: &mut State, news: News) -> Vec<Concern> {
     }
 }
 
-fn put_entry(state: &mut State, id: &EntryId, new: Option<IndexedEntry>) -> Vec<Concern> {
+fn put_entry(state: &mut State, walks: &mut Walks, id: &EntryId, new: Option<IndexedEntry>) -> Vec<Concern> {
     let old = state.entries.get(id.as_str()).map(|entry| Arc::clone(&entry.0));
-    let mut who = HashSet::new();
-    if let Some(old) = &old {
-        above(state, old, &mut who);
-    }
+    let before = old.as_ref().map(|old| walks.above(state, old));
     match new {
         Some(new) => state.put_entry(new),
         None => state.remove_entry(id),
     }
     let new = state.entries.get(id.as_str()).map(|entry| &entry.0);
-    if let Some(new) = new {
-        above(state, new, &mut who);
+    for entry in [old.as_ref(), new].into_iter().flatten() {
+        walks.moved(&entry.spiffe_id);
     }
+    let after = new.map(|new| walks.above(state, new));
+    let who = match (before, after) {
+        (Some(before), Some(after)) if !before.is_subset(&after) => Arc::new(&*before | &*after),
+        (before, after) => after.or(before).unwrap_or_default(),
+    };
     let hangs_below = |entry: &Arc<IndexedEntry>| state.by_parent.contains_key(&entry.spiffe_id);
     let below = old.as_ref().is_some_and(hangs_below) || new.is_some_and(hangs_below);
     if below && moves(old.as_deref(), new.map(AsRef::as_ref)) {
@@ -128,13 +185,12 @@ fn moves(old: Option<&IndexedEntry>, new: Option<&IndexedEntry>) -> bool {
         || (is_alias(old) && old.selectors != new.selectors)
 }
 
-/// The nodes above an entry: those it stands under, directly, by entries between, or by an alias.
-fn above(state: &State, entry: &IndexedEntry, found: &mut HashSet<SpiffeId>) {
-    if is_alias(entry) {
-        with_all_selectors(state, entry, found);
-    }
+/// The nodes above what has this parent: the parent itself, and those it stands under, directly, by entries between, or by an
+/// alias. Every id on the way goes into `passed`.
+fn above(state: &State, parent: &SpiffeId, passed: &mut HashSet<SpiffeId>) -> HashSet<SpiffeId> {
+    let mut found = HashSet::new();
     let mut seen = HashSet::new();
-    let mut to_visit = vec![&entry.parent_id];
+    let mut to_visit = vec![parent];
     while let Some(id) = to_visit.pop() {
         if !seen.insert(id) {
             continue;
@@ -145,11 +201,13 @@ fn above(state: &State, entry: &IndexedEntry, found: &mut HashSet<SpiffeId>) {
         let holders = state.by_spiffe_id.get(id).map(|group| group.all());
         for holder in holders.into_iter().flatten() {
             if is_alias(holder) {
-                with_all_selectors(state, holder, found);
+                with_all_selectors(state, holder, &mut found);
             }
             to_visit.push(&holder.parent_id);
         }
     }
+    passed.extend(seen.into_iter().cloned());
+    found
 }
 
 /// The nodes that have an alias: all of its selectors, and it has some.

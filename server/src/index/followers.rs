@@ -99,18 +99,21 @@ impl Followers {
         if followers.is_empty() {
             return woken;
         }
-        let mut tell = |follower: &Arc<Follower>, what| {
-            if follower.mark(|pending| pending.add(what)) {
-                woken.0.push(Arc::clone(follower));
-            }
-        };
-        for Concern { what, who } in concerns {
-            match who {
-                Who::These(agents) => agents
+        for concerns in concerns.chunk_by(Concern::shares_agents) {
+            let mut tell = |follower: &Arc<Follower>| {
+                let add =
+                    |pending: &mut Pending| concerns.iter().for_each(|concern| pending.add(&concern.what));
+                if follower.mark(add) {
+                    woken.0.push(Arc::clone(follower));
+                }
+            };
+            match concerns.first().map(|concern| &concern.who) {
+                Some(Who::These(agents)) => agents
                     .iter()
                     .filter_map(|agent| followers.get(agent))
-                    .for_each(|follower| tell(follower, what)),
-                Who::Anybody => followers.values().for_each(|follower| tell(follower, what)),
+                    .for_each(&mut tell),
+                Some(Who::Anybody) => followers.values().for_each(&mut tell),
+                None => {}
             }
         }
         woken

@@ -131,7 +131,7 @@ mod tests {
     fn change(n: usize) -> Concern {
         Concern {
             what: What::Entry(n.to_string().into()),
-            who: Who::These(HashSet::from([agent(n % 2)])),
+            who: Who::These(HashSet::from([agent(n % 2)]).into()),
         }
     }
 
@@ -168,7 +168,7 @@ mod tests {
         let mut history = History::from(Revision(0));
         let many = Concern {
             what: What::Entries,
-            who: Who::These((0..=MAX_NAMED).map(agent).collect()),
+            who: Who::These(Arc::new((0..=MAX_NAMED).map(agent).collect())),
         };
         history.add(Revision(1), &many);
         assert!(

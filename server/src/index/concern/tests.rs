@@ -8,6 +8,11 @@ use super::*;
 
 const AGENTS: [&str; 3] = ["/spire/agent/x", "/spire/agent/y", "/spire/agent/z"];
 
+/// One change by itself.
+fn put(state: &mut State, news: News) -> Vec<Concern> {
+    super::put(state, vec![news])
+}
+
 fn served(state: &State) -> Vec<Vec<Arc<IndexedEntry>>> {
     AGENTS
         .iter()
@@ -19,7 +24,7 @@ fn found(concerns: &[Concern], picks: impl Fn(&What) -> bool) -> HashSet<SpiffeI
     let picked = concerns.iter().filter(|concern| picks(&concern.what));
     picked
         .flat_map(|concern| match &concern.who {
-            Who::These(agents) => agents.clone(),
+            Who::These(agents) => HashSet::clone(agents),
             Who::Anybody => panic!("entries and nodes concern agents by name"),
         })
         .collect()
@@ -76,7 +81,59 @@ fn an_alias_that_nothing_hangs_on_concerns_nobody() {
     );
 }
 
+#[test]
+fn entries_of_a_batch_with_one_parent_share_whom_they_concern() {
+    let mut state = State::default();
+    let row = node("/spire/agent/x", &[1]);
+    let agent = row.id.clone();
+    put(&mut state, News::Node(row.id.clone(), Some(versioned(row))));
+    let alias = entry("alias", "/spire/server", "/node", &[1]);
+    let batch = [("one", "/a"), ("two", "/b")].map(|(name, spiffe_id)| entry(name, "/node", spiffe_id, &[9]));
+    let batch = [vec![alias], batch.to_vec()].concat();
+    let news = batch
+        .into_iter()
+        .map(|entry| News::Entry(entry.id.clone(), Some(versioned(entry))));
+    let concerns = super::put(&mut state, news.collect());
+    let [one, two] = concerns.as_slice() else {
+        panic!("{concerns:?}")
+    };
+    assert_eq!(found(&concerns, |_| true), HashSet::from([agent]));
+    assert!(one.shares_agents(two));
+}
+
 proptest! {
+    /// That walks are remembered within a batch shows in nothing.
+    #[test]
+    fn a_batch_concerns_whom_its_changes_concern_one_by_one(
+        entries in prop::collection::vec(any_entry(), 0..20),
+        nodes_have in prop::collection::vec(prop::collection::vec(0..4u8, 0..4), 3),
+        changes in prop::collection::vec((any_entry(), prop::bool::weighted(0.3)), 1..20),
+        node_at in 0..20usize,
+        node_has in prop::collection::vec(0..4u8, 0..4),
+    ) {
+        let [mut together, mut singly] = [(); 2].map(|()| {
+            let mut state = State::default();
+            for (agent, has) in AGENTS.iter().zip(&nodes_have) {
+                state.put_node(versioned(node(agent, has)));
+            }
+            for entry in &entries {
+                state.put_entry(entry.clone().into());
+            }
+            state
+        });
+        let news = || {
+            let changes = changes.iter().map(|(entry, removes)| {
+                News::Entry(entry.id.clone(), (!removes).then(|| versioned(entry.clone())))
+            });
+            let mut news: Vec<_> = changes.collect();
+            let node = node(AGENTS[1], &node_has);
+            news.insert(node_at.min(news.len()), News::Node(node.id.clone(), Some(versioned(node))));
+            news
+        };
+        let one_by_one: Vec<_> = news().into_iter().flat_map(|item| put(&mut singly, item)).collect();
+        prop_assert_eq!(super::put(&mut together, news()), one_by_one);
+    }
+
     #[test]
     fn those_are_found_whose_entries_differ(
         entries in prop::collection::vec(any_entry(), 0..30),
