@@ -67,6 +67,10 @@ impl Parts {
     /// # Errors
     /// A status that says why there is no answer.
     pub async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        // Over a connection that still drains nothing more is served: the server may have refused this agent.
+        if self.stopping.is_cancelled() {
+            return Err(stopping());
+        }
         let connection = request
             .extensions()
             .get::<Arc<Connection>>()
@@ -118,12 +122,17 @@ impl Parts {
                 }
             };
             tokio::select! {
-                () = self.stopping.cancelled() => return Err(Status::unavailable("the agent is stopping")),
+                () = self.stopping.cancelled() => return Err(stopping()),
                 _ = changes.changed() => {}
                 () = over => {}
             }
         }
     }
+}
+
+/// The answer of an agent that stops.
+fn stopping() -> Status {
+    Status::unavailable("the agent is stopping")
 }
 
 /// What a call rests on.

@@ -10,7 +10,7 @@ use tonic::Status;
 use zeroize::Zeroizing;
 
 use super::hold::Hold;
-use super::{PATIENCE, Parts, unheard};
+use super::{PATIENCE, Parts, stopping, unheard};
 use crate::cache::slots::Watcher;
 use crate::caller::Caller;
 use crate::knowledge::Knowledge;
@@ -186,7 +186,6 @@ impl<T: Topic> Feed<T> {
                 None => std::future::pending().await,
             }
         };
-        let stopping = || Status::unavailable("the agent is stopping");
         tokio::select! {
             () = self.parts.stopping.cancelled() => return Err(stopping()),
             changed = self.known.changed() => return changed.map_err(|_| stopping()),
