@@ -229,7 +229,7 @@ impl Node {
         }
         let prover = self.prover.as_ref().ok_or(NodeError::NothingToJoinWith)?;
         let signer = self.joining_key(KEY_SLOTS[0]).await?;
-        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+        let mut backoff = Backoff::new(&self.clock, FIRST_RETRY, LONGEST_RETRY);
         loop {
             match self.attest(prover.as_ref(), KEY_SLOTS[0], &signer).await? {
                 Ok(own) => return Ok(own),

@@ -1,31 +1,26 @@
-//! Random numbers for jitter. Not for secrets: those are made where keys are.
+//! How long to wait between tries, spread by chance.
 
 use std::time::Duration;
 
-/// A random number from -1 to 1; 0 where the system has no randomness.
-pub fn jitter() -> f64 {
-    let mut bytes = [0_u8; 4];
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX) * 2.0 - 1.0,
-        Err(_unspecified) => 0.0,
-    }
-}
+use vouchsafe_runtime::Clock;
 
 /// Delays between tries that fail one after another: half as long again each time, up to a limit, each with jitter.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
     limit: Duration,
     next: Duration,
+    clock: Clock,
 }
 
 impl Backoff {
     /// Begins with `first` and never waits longer than about `limit`.
-    pub fn new(first: Duration, limit: Duration) -> Self {
+    pub fn new(clock: &Clock, first: Duration, limit: Duration) -> Self {
         Self {
             first,
             limit,
             next: first,
+            clock: clock.clone(),
         }
     }
 
@@ -33,7 +28,7 @@ impl Backoff {
     pub fn wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = wait.mul_f64(1.5).min(self.limit);
-        spread(wait, jitter())
+        spread(wait, self.clock.jitter())
     }
 
     /// How long to wait after another failure, where the server may have said how long it wants to be left alone: all
@@ -41,7 +36,7 @@ impl Backoff {
     pub fn wait_at_least(&mut self, told: Option<Duration>) -> Duration {
         let wait = self.wait();
         match told {
-            Some(told) => told + wait.min(told).mul_f64(jitter().abs()),
+            Some(told) => told + wait.min(told).mul_f64(self.clock.jitter().abs()),
             None => wait,
         }
     }
@@ -54,20 +49,20 @@ impl Backoff {
 
 /// Delays between tries of many who failed at the same moment: anything up to a bound, which is half as high again each
 /// time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct FullJitter(Backoff);
 
 impl FullJitter {
     /// Begins with waits of up to `first`, and never waits longer than `limit`.
-    pub fn new(first: Duration, limit: Duration) -> Self {
-        Self(Backoff::new(first, limit))
+    pub fn new(clock: &Clock, first: Duration, limit: Duration) -> Self {
+        Self(Backoff::new(clock, first, limit))
     }
 
     /// How long to wait after another failure; not less than the server told.
     pub fn wait_at_least(&mut self, told: Option<Duration>) -> Duration {
         let bound = self.0.next;
         self.0.next = bound.mul_f64(1.5).min(self.0.limit);
-        told.unwrap_or_default() + bound.mul_f64(jitter().abs())
+        told.unwrap_or_default() + bound.mul_f64(self.0.clock.jitter().abs())
     }
 
     /// Begins anew after a success.
@@ -86,16 +81,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jitter_stays_within_its_bounds() {
-        for _ in 0..1000 {
-            assert!((-1.0..=1.0).contains(&jitter()));
-        }
-    }
-
-    #[test]
     fn waits_grow_to_the_limit_and_begin_anew() {
         let (first, limit) = (Duration::from_secs(1), Duration::from_secs(10));
-        let mut backoff = Backoff::new(first, limit);
+        let mut backoff = Backoff::new(&Clock::system(), first, limit);
         let waits: Vec<_> = (0..20).map(|_| backoff.wait()).collect();
         assert!(waits[0] >= first.mul_f64(0.8) && waits[0] <= first.mul_f64(1.2));
         assert!(waits[19] >= limit.mul_f64(0.8) && waits[19] <= limit.mul_f64(1.2));
@@ -106,7 +94,7 @@ mod tests {
     #[test]
     fn what_the_server_says_is_kept_to_and_spread() {
         let told = Duration::from_secs(10);
-        let mut backoff = Backoff::new(Duration::from_secs(20), Duration::from_secs(20));
+        let mut backoff = Backoff::new(&Clock::system(), Duration::from_secs(20), Duration::from_secs(20));
         let waits: Vec<_> = (0..200).map(|_| backoff.wait_at_least(Some(told))).collect();
         assert!(waits.iter().all(|wait| *wait >= told && *wait <= told * 2));
         let late = waits.iter().filter(|wait| **wait > told.mul_f64(1.5)).count();
@@ -117,7 +105,8 @@ mod tests {
     #[test]
     fn many_who_fail_at_once_come_back_spread() {
         let (first, limit) = (Duration::from_secs(5), Duration::from_secs(15));
-        let mut agents: Vec<FullJitter> = (0..5000).map(|_| FullJitter::new(first, limit)).collect();
+        let clock = Clock::system();
+        let mut agents: Vec<_> = (0..5000).map(|_| FullJitter::new(&clock, first, limit)).collect();
         let mut at = vec![Duration::ZERO; agents.len()];
         let mut worst = Vec::new();
         for _round in 0..6 {

@@ -30,7 +30,7 @@ pub async fn follow(
     clock: Clock,
     mut ready: Option<ReadyGuard>,
 ) {
-    let mut backoff = FullJitter::new(FIRST_RETRY, LONGEST_RETRY);
+    let mut backoff = FullJitter::new(&clock, FIRST_RETRY, LONGEST_RETRY);
     loop {
         match source.next(&knowledge.get()).await {
             Ok(news) => {

@@ -1,11 +1,11 @@
-//! The one clock, for dates in certificates and for timers.
+//! The one clock, for dates in certificates and for timers, and for the chance by which timers are spread.
 //!
 //! The test clock rides tokio's time: with `tokio::time::pause` months pass in milliseconds, and
 //! dates and timers can never disagree.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -26,6 +26,8 @@ enum Source {
         base: Instant,
         skew_millis: AtomicI64,
         jumped: Notify,
+        /// From which the next chance is drawn; `None`: from the system.
+        draws: Option<AtomicU64>,
     },
 }
 
@@ -39,11 +41,21 @@ impl Clock {
     ///
     /// Must be made inside a tokio runtime.
     pub fn manual(start: OffsetDateTime) -> Self {
+        Self::manual_with(start, None)
+    }
+
+    /// The same, whose [`jitter`](Self::jitter) is the same again for the same seed.
+    pub fn manual_seeded(start: OffsetDateTime, seed: u64) -> Self {
+        Self::manual_with(start, Some(AtomicU64::new(seed)))
+    }
+
+    fn manual_with(start: OffsetDateTime, draws: Option<AtomicU64>) -> Self {
         Self(Arc::new(Source::Manual {
             start,
             base: Instant::now(),
             skew_millis: AtomicI64::new(0),
             jumped: Notify::new(),
+            draws,
         }))
     }
 
@@ -108,6 +120,22 @@ impl Clock {
         }
     }
 
+    /// A random number from -1 to 1, by which what many would do at one time is spread; 0 where the system has no
+    /// randomness. Not for secrets: those are made where keys are.
+    pub fn jitter(&self) -> f64 {
+        let drawn = match self.0.as_ref() {
+            Source::Manual {
+                draws: Some(draws), ..
+            } => Some(draw(draws)),
+            _ => {
+                let mut bytes = [0_u8; 4];
+                let filled = aws_lc_rs::rand::fill(&mut bytes);
+                filled.is_ok().then_some(u32::from_le_bytes(bytes))
+            }
+        };
+        drawn.map_or(0.0, |drawn| f64::from(drawn) / f64::from(u32::MAX) * 2.0 - 1.0)
+    }
+
     async fn nap(&self, left: Duration) {
         let sleep = tokio::time::sleep(left.min(LONGEST_NAP));
         match self.0.as_ref() {
@@ -118,6 +146,15 @@ impl Clock {
             },
         }
     }
+}
+
+/// The next number of a row that only looks random (SplitMix64).
+fn draw(state: &AtomicU64) -> u32 {
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut mixed = state.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or_default()
 }
 
 impl fmt::Debug for Clock {
@@ -173,5 +210,20 @@ mod tests {
             .sleep_until_or_back(seen, seen + time::Duration::days(1))
             .await;
         assert!(clock.now() < seen);
+    }
+
+    #[tokio::test]
+    async fn jitter_stays_within_its_bounds_and_a_seed_gives_the_same_again() {
+        let row = |clock: &Clock| -> Vec<f64> { (0..1000).map(|_| clock.jitter()).collect() };
+        let seeded = |seed| row(&Clock::manual_seeded(OffsetDateTime::UNIX_EPOCH, seed));
+        for row in [row(&Clock::system()), seeded(7)] {
+            assert!(row.iter().all(|one| (-1.0..=1.0).contains(one)));
+            let above = row.iter().filter(|one| **one > 0.0).count();
+            assert!((400..600).contains(&above), "{above} of 1000 above the middle");
+        }
+        assert_eq!(seeded(7), seeded(7));
+        assert_ne!(seeded(7), seeded(8));
+        let plain = || Clock::manual(OffsetDateTime::UNIX_EPOCH);
+        assert_ne!(row(&plain()), row(&plain()));
     }
 }

@@ -1,5 +1,6 @@
 //! Both daemons in one process under one controlled clock: random operations, faults and restarts, and after each
-//! of them what must hold. A seed gives the same operations again; `make simulation SEED=n SEEDS=1` replays it.
+//! of them what must hold. A seed gives the same operations again, and the same chance by which both daemons spread what
+//! they do; `make simulation SEED=n SEEDS=1` replays it. Keys, and the order of what the kernel delivers, are new each time.
 
 #![expect(
     clippy::unwrap_used,
@@ -44,7 +45,7 @@ fn run(seed: u64, steps: &[Step]) -> anyhow::Result<()> {
         .start_paused(true)
         .build()?;
     let outcome = runtime.block_on(async {
-        let mut world = World::start().await?;
+        let mut world = World::start(seed).await?;
         for (number, step) in steps.iter().enumerate() {
             let done = world.take(*step).await;
             done.map_err(|error| {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use time::OffsetDateTime;
 use tokio::sync::watch;
 use vouchsafe_identity::Bundle;
 use vouchsafe_runtime::Clock;
@@ -14,7 +13,6 @@ use crate::config::Config;
 use crate::knowledge::{KnowledgeBase, News, Whole};
 use crate::node::state::StateDir;
 use crate::node::{OwnSvid, stored_id};
-use crate::random::jitter;
 use crate::sealed::{Keeper, Restored, Seal};
 use crate::status::{Status, SyncState};
 
@@ -49,12 +47,12 @@ impl Held {
                 // The digest there is that of the sealed bundle.
                 restored.resume = None;
             }
-            self.take(restored, now);
+            self.take(restored, &host.clock);
         }
         Ok(Some(seal))
     }
 
-    fn take(&self, restored: Restored, now: OffsetDateTime) {
+    fn take(&self, restored: Restored, clock: &Clock) {
         let Restored {
             entries,
             bundles,
@@ -74,8 +72,8 @@ impl Held {
             bundles,
             resume,
         }));
-        self.x509
-            .restore(&self.knowledge.get().entries, svids, now, jitter);
+        let entries = &self.knowledge.get().entries;
+        self.x509.restore(entries, svids, clock.now(), || clock.jitter());
         self.status.restored(heard_at);
     }
 

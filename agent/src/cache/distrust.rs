@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use time::OffsetDateTime;
 use tokio::sync::watch;
 use vouchsafe_identity::{Bundle, X509Authority};
 use vouchsafe_runtime::Clock;
@@ -17,7 +16,6 @@ use super::{JwtCache, X509Cache};
 use crate::entry::EntryId;
 use crate::knowledge::KnowledgeBase;
 use crate::node::OwnSvid;
-use crate::random::jitter;
 
 /// So many SVIDs are replaced without any delay.
 const FEW: usize = 16;
@@ -98,7 +96,7 @@ pub async fn watch(
             // Before the first look there may have been other authorities: what was sealed hung on some of them.
             let first = before.is_none().then(|| Arc::clone(&now));
             if !distrust.x509.is_empty() || first.is_some() {
-                replace(&x509, &distrust, first, clock.now()).await;
+                replace(&x509, &distrust, first, &clock).await;
             }
             before = Some(now);
         }
@@ -131,12 +129,8 @@ fn is_known(bundle: &Bundle, certificates: &[u8]) -> bool {
 }
 
 /// Has what hangs on these authorities replaced, and where a bundle is given what hangs on none of it.
-async fn replace(
-    cache: &X509Cache,
-    distrust: &Arc<Distrust>,
-    bundle: Option<Arc<Bundle>>,
-    now: OffsetDateTime,
-) {
+async fn replace(cache: &X509Cache, distrust: &Arc<Distrust>, bundle: Option<Arc<Bundle>>, clock: &Clock) {
+    let now = clock.now();
     let (held, by) = (cache.unhurried(), Arc::clone(distrust));
     let covered = move || -> Vec<(EntryId, Arc<X509Svid>)> {
         let in_vain = |certificates: &[u8]| {
@@ -162,7 +156,7 @@ async fn replace(
     let hurried = found.into_iter().enumerate().map(|(place, (id, svid))| {
         let wait = match place < FEW {
             true => Duration::ZERO,
-            false => place_in(span, jitter()),
+            false => place_in(span, clock.jitter()),
         };
         (id, svid, now + wait)
     });

@@ -13,7 +13,7 @@ use super::rotation::Lifetime;
 use super::slots::{Lane, X509Svid};
 use super::x509::Outcome;
 use crate::entry::{Entry, EntryId};
-use crate::random::{Backoff, jitter};
+use crate::random::Backoff;
 use crate::upstream::{Authority, UpstreamError, X509Request};
 
 /// Most requests in one call, as SPIRE's agents send.
@@ -31,7 +31,7 @@ struct Prepared {
 
 /// Has issued what is due in a lane, for as long as the process runs.
 pub async fn issue(cache: X509Cache, lane: Lane, authority: Arc<dyn Authority>, clock: Clock) {
-    let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+    let mut backoff = Backoff::new(&clock, FIRST_RETRY, LONGEST_RETRY);
     let mut batch = MAX_BATCH;
     loop {
         let now = clock.now();
@@ -87,13 +87,12 @@ async fn issue_batch(
         let text = format!("{} answers to {} requests", answers.len(), prepared.len());
         return Err(UpstreamError::Nonsense(text));
     }
-    let now = clock.now();
     Ok(prepared
         .into_iter()
         .zip(answers)
         .map(|(prepared, answer)| {
             let id = prepared.entry.id.clone();
-            (id, answer.and_then(|chain| accept(&prepared, &chain, now)))
+            (id, answer.and_then(|chain| accept(&prepared, &chain, clock)))
         })
         .collect())
 }
@@ -116,7 +115,8 @@ fn prepare(entries: Vec<Arc<Entry>>) -> Result<(Vec<Prepared>, Vec<X509Request>)
 }
 
 /// Takes an SVID only for the identity and the key that it was asked for.
-fn accept(prepared: &Prepared, chain: &[Vec<u8>], now: OffsetDateTime) -> Outcome {
+fn accept(prepared: &Prepared, chain: &[Vec<u8>], clock: &Clock) -> Outcome {
+    let now = clock.now();
     let leaf = chain.first().ok_or("the server sent no certificate")?;
     let leaf = x509::parse_leaf(leaf).map_err(|e| format!("the server sent what is no X.509-SVID: {e}"))?;
     let entry = &prepared.entry;
@@ -151,7 +151,7 @@ fn accept(prepared: &Prepared, chain: &[Vec<u8>], now: OffsetDateTime) -> Outcom
         certificates: chain.concat(),
         key: Secret::from(prepared.key.to_pkcs8()),
         lifetime,
-        rotate_at: lifetime.rotate_at(now, jitter()),
+        rotate_at: lifetime.rotate_at(now, clock.jitter()),
         serial: leaf.serial,
     })
 }

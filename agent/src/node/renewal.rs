@@ -10,15 +10,15 @@ use vouchsafe_identity::KeyAlgorithm;
 use super::attest::AttestError;
 use super::state::StoredSvid;
 use super::{FIRST_RETRY, KEY_SLOTS, LONGEST_RETRY, Node, NodeError, OwnSvid, request};
-use crate::random::{Backoff, jitter};
+use crate::random::Backoff;
 use crate::upstream::UpstreamError;
 
 impl Node {
     /// Renews the SVID at its time, again and again; before its time when its authority is distrusted.
     pub(super) async fn keep(&self, mut own: OwnSvid, distrusted: &Notify) -> Result<(), NodeError> {
-        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+        let mut backoff = Backoff::new(&self.clock, FIRST_RETRY, LONGEST_RETRY);
         loop {
-            let due = own.lifetime.rotate_at(self.clock.now(), jitter());
+            let due = own.lifetime.rotate_at(self.clock.now(), self.clock.jitter());
             tokio::select! {
                 () = self.clock.sleep_until(due) => {}
                 () = distrusted.notified() => {}
@@ -73,7 +73,7 @@ impl Node {
 
     async fn renew(&self, own: &OwnSvid) -> Result<OwnSvid, NodeError> {
         let slot = own.stored.other_slot(&KEY_SLOTS);
-        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+        let mut backoff = Backoff::new(&self.clock, FIRST_RETRY, LONGEST_RETRY);
         loop {
             let Unrenewed { reason, retry_after } = match self.renew_once(own, slot).await? {
                 Ok(new) => return Ok(new),

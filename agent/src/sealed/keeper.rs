@@ -72,7 +72,7 @@ impl Keeper {
 
     /// Seals until `stopping`, and then for the last time.
     pub async fn run(mut self, stopping: CancellationToken) {
-        let mut backoff = Backoff::new(PAUSE, LONGEST_RETRY);
+        let mut backoff = Backoff::new(&self.clock, PAUSE, LONGEST_RETRY);
         let mut failed = false;
         loop {
             let mut stopped = self.change(failed, &stopping).await;

@@ -17,7 +17,6 @@ use super::{Matched, PATIENCE, Parts};
 use crate::cache::jwt::{Cached, JwtContext, JwtKey, JwtSvid};
 use crate::caller::Caller;
 use crate::entry::Entry;
-use crate::random::jitter;
 use crate::upstream::UpstreamError;
 
 /// Most audiences of one token.
@@ -92,7 +91,9 @@ async fn one(
             tracing::info!(entry_id = %entry.id, spiffe_id = %entry.spiffe_id, expires_at = %svid.lifetime.not_after, "JWT-SVID issued");
             if !entry.single_jwt {
                 let now = parts.clock.now();
-                parts.jwt.keep(key, context, Arc::clone(&svid), now, jitter());
+                parts
+                    .jwt
+                    .keep(key, context, Arc::clone(&svid), now, parts.clock.jitter());
             }
             Ok(svid)
         }

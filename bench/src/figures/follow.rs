@@ -17,6 +17,7 @@ use vouchsafe_proto::vouchsafe::sync::v1::sync_client::SyncClient;
 use vouchsafe_proto::vouchsafe::sync::v1::{
     FollowRequest, Hello, ResumePoint, change, follow_request, follow_response,
 };
+use vouchsafe_runtime::Clock;
 
 use super::float;
 use crate::daemons::Deployment;
@@ -162,7 +163,7 @@ fn start(followers: &[Follower]) -> (JoinSet<()>, Heards) {
     for follower in followers {
         let (follower, tell) = (follower.clone(), tell.clone());
         fleet.spawn(async move {
-            let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+            let mut backoff = Backoff::new(&Clock::system(), FIRST_WAIT, LONGEST_WAIT);
             loop {
                 let ended = follower.follow(&tell).await;
                 let _nobody_listens = tell.send(Heard::Away);

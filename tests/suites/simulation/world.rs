@@ -66,13 +66,13 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A server, and an agent that has joined it.
-    pub(crate) async fn start() -> anyhow::Result<Self> {
+    /// A server, and an agent that has joined it. The seed gives what both spread by chance.
+    pub(crate) async fn start(seed: u64) -> anyhow::Result<Self> {
         // In memory: what a disk does to the store is tried elsewhere, and thousands of seeds would wear one out.
         let folder = tempfile::Builder::new()
             .prefix("vouchsafe-simulation-")
             .tempdir_in("/dev/shm")?;
-        let clock = Clock::manual(OffsetDateTime::from_unix_timestamp(START)?);
+        let clock = Clock::manual_seeded(OffsetDateTime::from_unix_timestamp(START)?, seed);
         let mut world = Self {
             folder,
             clock,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use time::OffsetDateTime;
 use vouchsafe_identity::{JwtAuthority, TrustDomain};
 use vouchsafe_runtime::TaskGroup;
 

@@ -125,7 +125,7 @@ impl Session {
             ))
         });
         let (told, opening) = opened?;
-        let life = api.limits.max_connection_age.get() + between(AFTER_CONNECTION_AGE);
+        let life = api.limits.max_connection_age.get() + between(&api.clock, AFTER_CONNECTION_AGE);
         let session = Self {
             holder,
             to,
@@ -134,7 +134,7 @@ impl Session {
             point: told.point().revision,
             told,
             looked_at: now,
-            next_resume: now + between(RESUME_EVERY),
+            next_resume: now + between(&api.clock, RESUME_EVERY),
             too_old: now + life,
             next_resync: now,
             resync: false,
@@ -203,7 +203,7 @@ impl Session {
             if changed > self.point {
                 self.tell(&[]).await?;
             }
-            self.next_resume = now + between(RESUME_EVERY);
+            self.next_resume = now + between(&self.api.clock, RESUME_EVERY);
         }
         Ok(())
     }
@@ -290,7 +290,7 @@ impl Session {
         if let Ok(Ok(turn)) = timeout(WHOLE_WAIT, waiting).await {
             return Ok(turn);
         }
-        let delay = between(COME_AGAIN);
+        let delay = between(&self.api.clock, COME_AGAIN);
         tracing::warn!(
             spiffe_id = %self.holder.agent,
             retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
@@ -370,7 +370,7 @@ impl Session {
 
     fn has_told(&mut self) {
         self.point = self.told.point().revision;
-        self.next_resume = self.api.clock.now() + between(RESUME_EVERY);
+        self.next_resume = self.api.clock.now() + between(&self.api.clock, RESUME_EVERY);
     }
 
     /// Sends a message when the agent has read the one before, if it may still go on then.
