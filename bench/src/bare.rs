@@ -1,5 +1,5 @@
 //! What any gRPC server of this kind costs: a tonic server on a unix socket that answers bytes which it was given, and
-//! does nothing else. It runs as a process of its own, as the agent does.
+//! does nothing else, or first makes sure who calls. It runs as a process of its own, as the agent does.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -18,6 +18,7 @@ use vouchsafe_proto::workload::{
     X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
 
+use crate::attesting::{self, Connector};
 use crate::rig;
 use crate::wait::until;
 
@@ -26,6 +27,14 @@ use crate::wait::until;
 struct Answers {
     x509: X509svidResponse,
     jwt: JwtsvidResponse,
+}
+
+/// Makes sure who calls, where the connection says by whom it was made.
+async fn attest<T>(request: &Request<T>) -> Result<(), Status> {
+    match request.extensions().get::<Connector>() {
+        Some(connector) => connector.attest().await,
+        None => Ok(()),
+    }
 }
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -40,8 +49,9 @@ impl SpiffeWorkloadApi for Answers {
 
     async fn fetch_x509svid(
         &self,
-        _request: Request<X509svidRequest>,
+        request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
+        attest(&request).await?;
         let answer = self.x509.clone();
         // The stream stays open, as the agent's does.
         let stream = futures_util::stream::once(async { Ok(answer) }).chain(futures_util::stream::pending());
@@ -50,8 +60,9 @@ impl SpiffeWorkloadApi for Answers {
 
     async fn fetch_jwtsvid(
         &self,
-        _request: Request<JwtsvidRequest>,
+        request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
+        attest(&request).await?;
         Ok(Response::new(self.jwt.clone()))
     }
 
@@ -95,22 +106,34 @@ fn nothing_else() -> Status {
     Status::unimplemented("the bare server answers two calls")
 }
 
+/// Whether callers are only answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Whoever calls is answered.
+    Plain,
+    /// Who calls is made sure of first, by what cannot be left out.
+    Attesting,
+}
+
 /// Serves on `socket` the answers that stand in two files, until it is killed.
 ///
 /// # Errors
 /// When a file cannot be read, or the socket not be bound.
-pub async fn serve(socket: &Path, x509: &Path, jwt: &Path) -> anyhow::Result<()> {
+pub async fn serve(kind: Kind, socket: &Path, x509: &Path, jwt: &Path) -> anyhow::Result<()> {
     let answers = Answers {
         x509: X509svidResponse::decode(std::fs::read(x509)?.as_slice())?,
         jwt: JwtsvidResponse::decode(std::fs::read(jwt)?.as_slice())?,
     };
-    let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
     let server = tonic::transport::Server::builder();
     let mut server = server.max_concurrent_streams(1024);
-    server
-        .add_service(SpiffeWorkloadApiServer::new(answers))
-        .serve_with_incoming(incoming)
-        .await?;
+    let router = server.add_service(SpiffeWorkloadApiServer::new(answers));
+    match kind {
+        Kind::Plain => {
+            let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
+            router.serve_with_incoming(incoming).await?;
+        }
+        Kind::Attesting => router.serve_with_incoming(attesting::incoming(socket)?).await?,
+    }
     Ok(())
 }
 
@@ -119,16 +142,24 @@ pub async fn serve(socket: &Path, x509: &Path, jwt: &Path) -> anyhow::Result<()>
 /// # Errors
 /// When it does not come up.
 pub async fn start(
+    kind: Kind,
     folder: &Path,
     x509: &X509svidResponse,
     jwt: &JwtsvidResponse,
 ) -> anyhow::Result<(Child, std::path::PathBuf)> {
-    let socket = folder.join("bare.sock");
-    let (x509_file, jwt_file) = (folder.join("x509.bin"), folder.join("jwt.bin"));
+    let name = format!("{kind:?}");
+    let socket = folder.join(format!("{name}.sock"));
+    let (x509_file, jwt_file) = (
+        folder.join(format!("{name}.x509")),
+        folder.join(format!("{name}.jwt")),
+    );
     std::fs::write(&x509_file, x509.encode_to_vec())?;
     std::fs::write(&jwt_file, jwt.encode_to_vec())?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("bare").args([&socket, &x509_file, &jwt_file]);
+    if kind == Kind::Attesting {
+        command.arg("--attesting");
+    }
     let child = command
         .kill_on_drop(true)
         .spawn()

@@ -48,6 +48,9 @@ enum Command {
         x509: PathBuf,
         /// A `JWTSVIDResponse`
         jwt: PathBuf,
+        /// Makes sure who calls, and answers then
+        #[arg(long)]
+        attesting: bool,
     },
     /// Issues nothing but raw cryptography, for comparison
     #[command(hide = true)]
@@ -64,8 +67,17 @@ enum Command {
 pub async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.command {
-        Some(Command::Bare { socket, x509, jwt }) => {
-            bare::serve(&socket, &x509, &jwt).await?;
+        Some(Command::Bare {
+            socket,
+            x509,
+            jwt,
+            attesting,
+        }) => {
+            let kind = match attesting {
+                true => bare::Kind::Attesting,
+                false => bare::Kind::Plain,
+            };
+            bare::serve(kind, &socket, &x509, &jwt).await?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::BareIssuer { folder }) => {

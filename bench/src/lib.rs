@@ -10,6 +10,7 @@ pub mod network;
 #[path = "../../tests/src/wait.rs"]
 pub mod wait;
 
+pub mod attesting;
 pub mod bare;
 pub mod bare_issuer;
 pub mod command;
