@@ -1,12 +1,13 @@
 //! Workload attestors: `unix` says who a process is and what was executed, `process` what an interpreter
-//! runs, and [`Measurer`] joins them. They read `/proc` through descriptors that belong to one process,
-//! never by a number alone, and decide nothing about who gets an identity.
+//! runs, and [`Measurer`] joins them. They read `/proc` through descriptors that belong to one process, or
+//! by a number that its pidfd shows to be its own still; and they decide nothing about who gets an identity.
 
 #[cfg(test)]
 mod contract;
 mod digest;
 mod interpreter;
 mod measure;
+mod names;
 mod proc_dir;
 mod process;
 mod reads;

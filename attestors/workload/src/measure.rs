@@ -8,27 +8,28 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use nix::fcntl::OFlag;
 use vouchsafe_attestors::{Evidence, Process, Reach, WorkloadAttestError, WorkloadAttestor};
-use vouchsafe_sys::{NamespaceId, PidFd, SysError, at_random, user_namespace_of};
+use vouchsafe_sys::{AuxiliaryVector, NamespaceId, PidFd, ProcessIdentity, SysError, user_namespace_of};
 
-use crate::proc_dir::{FileId, ProcDir, file_id};
+use crate::proc_dir::{FileId, ProcDir, failed, file_id, linked_file, still_alive};
 use crate::reads::Reads;
 use crate::unix::same_credentials;
 
 /// What changes when a process executes a program or changes its credentials. Compare two of them; an
 /// identity may be given only where they are equal.
 ///
-/// `exe` and `image` are absent where the agent may not look into the process (it is not root); `layout`
-/// then catches most executions, and path and hash are withheld anyway.
+/// `exe`, `image` and `layout` are absent where the agent may not look into the process (it is not root);
+/// path and hash are withheld then anyway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint {
-    started_ticks: u64,
+    process: ProcessIdentity,
     uid: u32,
     gid: u32,
     exe: Option<FileId>,
     /// Hash of the 16 AT_RANDOM bytes. A program may overwrite its own (Go's runtime clears them), so two
     /// images of one such program can have the same hash: `layout` stands beside it.
     image: Option<[u8; 32]>,
-    layout: [u64; 2],
+    /// Hash of the auxiliary vector: where code, stack, loader and the kernel's page stand.
+    layout: Option<[u8; 32]>,
 }
 
 /// A process as it was measured.
@@ -160,31 +161,62 @@ fn measure(
     Ok((measured.unless_changed(process, &now)?, others))
 }
 
+/// As few reads as tell one program from another: this is done several times for each call.
 fn fingerprint(process: &Process) -> Result<Fingerprint, WorkloadAttestError> {
-    let dir = ProcDir::open(process)?;
-    let status = dir.status()?;
-    same_credentials(process, &status)?;
-    let stat = dir.stat()?;
-    let exe = match dir.open_link(c"exe", OFlag::O_PATH) {
-        Ok(exe) => Some(file_id(exe).map_err(|error| dir.failed("the executable", error))?),
+    let (uid, gid) = effective_ids(process)?;
+    same_credentials(process, uid, gid)?;
+    let exe = match linked_file(process, "exe") {
+        Ok(exe) => Some(exe),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
-        Err(error) => return Err(dir.failed("`/proc/PID/exe`", error)),
+        Err(error) => return Err(failed(process, "`/proc/PID/exe`", error)),
     };
-    let image = match at_random(process.pid) {
-        Ok(bytes) => Some(hash(bytes.expose())),
-        Err(SysError::NotPermitted { .. }) => None,
-        Err(error) => return Err(dir.failed("AT_RANDOM", io::Error::other(error))),
+    let vector = permitted(AuxiliaryVector::of(process.pid));
+    let vector = vector.map_err(|error| unknown(process, "the auxiliary vector", error))?;
+    let image = match &vector {
+        Some(vector) => permitted(vector.at_random()),
+        None => Ok(None),
     };
-    // AT_RANDOM was read by number: it was this process's as long as this process lives.
-    dir.still_alive()?;
+    let image = image.map_err(|error| unknown(process, "AT_RANDOM", error))?;
+    let identity = process.pidfd.identity();
+    let identity = identity.map_err(|error| unknown(process, "its identity", error))?;
+    // All was read by number: it was this process's as long as this process lives.
+    still_alive(process)?;
     Ok(Fingerprint {
-        started_ticks: stat.started_ticks,
-        uid: status.uid,
-        gid: status.gid,
+        process: identity,
+        uid,
+        gid,
         exe,
-        image,
-        layout: stat.layout,
+        image: image.map(|bytes| hash(bytes.expose())),
+        layout: vector.map(|vector| hash(vector.expose())),
     })
+}
+
+/// Effective user and group id: asked of the pidfd where the kernel answers that.
+fn effective_ids(process: &Process) -> Result<(u32, u32), WorkloadAttestError> {
+    match process.pidfd.info() {
+        Ok(info) => Ok((info.euid, info.egid)),
+        Err(SysError::Unsupported { .. }) => {
+            let status = ProcDir::open(process)?.status()?;
+            Ok((status.uid, status.gid))
+        }
+        Err(error) => Err(unknown(process, "the credentials", error)),
+    }
+}
+
+/// Nothing, of what may not be known.
+fn permitted<T>(found: Result<T, SysError>) -> Result<Option<T>, SysError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(SysError::NotPermitted { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn unknown(process: &Process, what: &'static str, error: SysError) -> WorkloadAttestError {
+    match error {
+        SysError::Gone => WorkloadAttestError::Gone { pid: process.pid },
+        error => failed(process, what, io::Error::other(error)),
+    }
 }
 
 fn hash(bytes: &[u8]) -> [u8; 32] {
@@ -236,10 +268,20 @@ impl AgentNamespaces {
             gid: 0,
             reach: Reach::Full,
         };
+        // Most live in the agent's own namespace, which is told without opening it.
+        let own = linked_file(&process, "ns/pid").is_ok_and(|found| self.is_own(found));
+        if own {
+            still_alive(&process)?;
+            return Ok(Reach::Full);
+        }
         let dir = ProcDir::open(&process)?;
         let reach = self.look(&dir)?;
         dir.still_alive()?;
         Ok(reach)
+    }
+
+    fn is_own(&self, namespace: FileId) -> bool {
+        (namespace.dev, namespace.ino) == (self.pid.dev, self.pid.ino)
     }
 
     fn look(&self, dir: &ProcDir<'_>) -> Result<Reach, WorkloadAttestError> {
@@ -258,7 +300,7 @@ impl AgentNamespaces {
             Err(error) => return Err(dir.failed("`/proc/PID/ns/pid`", error)),
         };
         let id = file_id(&namespace).map_err(|error| dir.failed("`/proc/PID/ns/pid`", error))?;
-        if (id.dev, id.ino) == (self.pid.dev, self.pid.ino) {
+        if self.is_own(id) {
             return Ok(Reach::Full);
         }
         match user_namespace_of(&namespace) {

@@ -7,14 +7,14 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use vouchsafe_attestors::{Process, WorkloadAttestError};
 
 /// Room that is made for a file before it is read; most hold less.
 const READ_BYTES: usize = 4096;
 
-/// Longest `/proc/<pid>/status` or `stat` that is read, in bytes; 65,536 groups make some 700,000.
+/// Longest `/proc/<pid>/status` that is read, in bytes; 65,536 groups make some 700,000.
 const MAX_STATUS_BYTES: u64 = 1024 * 1024;
 
 /// A file, whatever its names are.
@@ -72,12 +72,7 @@ impl<'a> ProcDir<'a> {
     /// # Errors
     /// `Gone`.
     pub(crate) fn still_alive(&self) -> Result<(), WorkloadAttestError> {
-        if self.process.pidfd.is_alive() {
-            return Ok(());
-        }
-        Err(WorkloadAttestError::Gone {
-            pid: self.process.pid,
-        })
+        still_alive(self.process)
     }
 
     /// The error for something that could not be read: `Gone` where the process has ended.
@@ -117,18 +112,6 @@ impl<'a> ProcDir<'a> {
             .map_err(|e| self.failed(what, e))?;
         Status::parse(&bytes).ok_or_else(|| self.failed(what, io::ErrorKind::InvalidData.into()))
     }
-
-    /// Start and layout of the process.
-    ///
-    /// # Errors
-    /// As [`ProcDir::status`].
-    pub(crate) fn stat(&self) -> Result<Stat, WorkloadAttestError> {
-        let what = "`/proc/PID/stat`";
-        let bytes = self
-            .read(c"stat", MAX_STATUS_BYTES)
-            .map_err(|e| self.failed(what, e))?;
-        Stat::parse(&bytes).ok_or_else(|| self.failed(what, io::ErrorKind::InvalidData.into()))
-    }
 }
 
 impl AsFd for ProcDir<'_> {
@@ -137,7 +120,27 @@ impl AsFd for ProcDir<'_> {
     }
 }
 
-fn failed(process: &Process, what: &'static str, source: io::Error) -> WorkloadAttestError {
+/// Fails once the process has ended.
+///
+/// # Errors
+/// `Gone`.
+pub(crate) fn still_alive(process: &Process) -> Result<(), WorkloadAttestError> {
+    if process.pidfd.is_alive() {
+        return Ok(());
+    }
+    Err(WorkloadAttestError::Gone { pid: process.pid })
+}
+
+/// Which file a link in the folder of the process stands for. Read by number: look whether the process still lives
+/// afterwards.
+pub(crate) fn linked_file(process: &Process, name: &str) -> io::Result<FileId> {
+    let path = format!("/proc/{}/{name}", process.pid);
+    let stat = fstatat(AT_FDCWD, path.as_str(), AtFlags::empty())?;
+    Ok(FileId::from(&stat))
+}
+
+/// The error for something that could not be read: `Gone` where the process has ended.
+pub(crate) fn failed(process: &Process, what: &'static str, source: io::Error) -> WorkloadAttestError {
     let pid = process.pid;
     if process.pidfd.is_alive() {
         return WorkloadAttestError::Unreadable { what, pid, source };
@@ -178,29 +181,6 @@ impl Status {
     }
 }
 
-/// What `/proc/<pid>/stat` says about the start of the process and of its program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stat {
-    /// Clock ticks since boot at which the process started.
-    pub(crate) started_ticks: u64,
-    /// Where its code and its stack start; 0 where the reader has no right to know.
-    pub(crate) layout: [u64; 2],
-}
-
-impl Stat {
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        // The command's name stands in parentheses and may hold any byte, these included.
-        let end = bytes.iter().rposition(|byte| *byte == b')')?;
-        let rest = std::str::from_utf8(bytes.get(end + 1..)?).ok()?;
-        // The first field after the name is number 3.
-        let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3)?.parse().ok();
-        Some(Self {
-            started_ticks: field(22)?,
-            layout: [field(26)?, field(28)?],
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,18 +215,5 @@ mod tests {
         ] {
             assert_eq!(Status::parse(text.as_bytes()), None, "{text:?}");
         }
-    }
-
-    #[test]
-    fn a_command_name_cannot_shift_the_fields_of_stat() {
-        let fields: Vec<String> = (3..=52).map(|number| number.to_string()).collect();
-        let line = format!("7 (a) 9 9 (b\n)) {}\n", fields.join(" "));
-        let expected = Stat {
-            started_ticks: 22,
-            layout: [26, 28],
-        };
-        assert_eq!(Stat::parse(line.as_bytes()), Some(expected));
-        assert_eq!(Stat::parse(b"7 (a) S 1 2\n"), None);
-        assert_eq!(Stat::parse(b"7 a S 1 2\n"), None);
     }
 }

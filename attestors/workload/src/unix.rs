@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use vouchsafe_attestors::{Evidence, Process, Reach, Trust, WorkloadAttestError, WorkloadAttestor};
 
 use crate::digest::{DEFAULT_HASH_LIMIT_BYTES, Hasher};
+use crate::names::Names;
 use crate::proc_dir::{ProcDir, Status, file_id};
 use crate::reads::Reads;
 use crate::text::{add, shown};
@@ -53,7 +54,25 @@ impl Default for UnixConfig {
 #[derive(Debug)]
 pub struct UnixAttestor {
     reads: Arc<Reads>,
-    hasher: Arc<Hasher>,
+    known: Arc<Known>,
+}
+
+/// What need not be found out anew for each process.
+#[derive(Debug)]
+struct Known {
+    hasher: Hasher,
+    users: Names,
+    groups: Names,
+}
+
+impl Known {
+    fn new(config: UnixConfig) -> Self {
+        Self {
+            hasher: Hasher::new(config.hash_limit_bytes),
+            users: Names::new(|id| Ok(User::from_uid(Uid::from_raw(id))?.map(|user| user.name))),
+            groups: Names::new(|id| Ok(Group::from_gid(Gid::from_raw(id))?.map(|group| group.name))),
+        }
+    }
 }
 
 impl UnixAttestor {
@@ -62,7 +81,7 @@ impl UnixAttestor {
     pub fn new(config: UnixConfig, reads: Arc<Reads>) -> Self {
         Self {
             reads,
-            hasher: Arc::new(Hasher::new(config.hash_limit_bytes)),
+            known: Arc::new(Known::new(config)),
         }
     }
 }
@@ -74,27 +93,27 @@ impl WorkloadAttestor for UnixAttestor {
     }
 
     async fn attest(&self, process: &Process) -> Result<Evidence, WorkloadAttestError> {
-        let (process, hasher) = (process.clone(), Arc::clone(&self.hasher));
+        let (process, known) = (process.clone(), Arc::clone(&self.known));
         let subject = process.clone();
-        let measure = move || measure(&process, &hasher);
+        let measure = move || measure(&process, &known);
         self.reads.run(&subject, "the `unix` measurement", measure).await
     }
 
     fn attest_blocking(&self, process: &Process) -> Option<Result<Evidence, WorkloadAttestError>> {
-        Some(measure(process, &self.hasher))
+        Some(measure(process, &self.known))
     }
 }
 
-fn measure(process: &Process, hasher: &Hasher) -> Result<Evidence, WorkloadAttestError> {
+fn measure(process: &Process, known: &Known) -> Result<Evidence, WorkloadAttestError> {
     let dir = ProcDir::open(process)?;
     let status = dir.status()?;
-    same_credentials(process, &status)?;
+    same_credentials(process, status.uid, status.gid)?;
     let mut evidence = Evidence::default();
-    ids(&mut evidence, &status);
+    ids(&mut evidence, &status, known);
     match &process.reach {
         Reach::Full => {
-            groups(&mut evidence, &status.groups);
-            executable(&mut evidence, &dir, hasher);
+            groups(&mut evidence, &status.groups, known);
+            executable(&mut evidence, &dir, &known.hasher);
         }
         Reach::NamespaceOnly { reason } => withhold(&mut evidence, reason),
         // A reach that this attestor does not know is not one to trust.
@@ -111,8 +130,8 @@ fn withhold(evidence: &mut Evidence, reason: &str) {
 }
 
 /// The ids that came with the process must be those that it has: effective ones, which SPIRE uses as well.
-pub(crate) fn same_credentials(process: &Process, status: &Status) -> Result<(), WorkloadAttestError> {
-    let pairs = [("uid", process.uid, status.uid), ("gid", process.gid, status.gid)];
+pub(crate) fn same_credentials(process: &Process, uid: u32, gid: u32) -> Result<(), WorkloadAttestError> {
+    let pairs = [("uid", process.uid, uid), ("gid", process.gid, gid)];
     match pairs.into_iter().find(|(_, given, found)| given != found) {
         None => Ok(()),
         Some((what, given, found)) => Err(WorkloadAttestError::CredentialsDiffer {
@@ -124,15 +143,14 @@ pub(crate) fn same_credentials(process: &Process, status: &Status) -> Result<(),
     }
 }
 
-fn ids(evidence: &mut Evidence, status: &Status) {
+fn ids(evidence: &mut Evidence, status: &Status, known: &Known) {
     measured(evidence, "uid", &status.uid.to_string());
-    let user = User::from_uid(Uid::from_raw(status.uid)).map(|user| user.map(|user| user.name));
-    name(evidence, "user", status.uid, user);
+    name(evidence, "user", status.uid, known.users.of(status.uid));
     measured(evidence, "gid", &status.gid.to_string());
-    group(evidence, "group", status.gid);
+    name(evidence, "group", status.gid, known.groups.of(status.gid));
 }
 
-fn groups(evidence: &mut Evidence, groups: &[u32]) {
+fn groups(evidence: &mut Evidence, groups: &[u32], known: &Known) {
     if groups.len() > MAX_GROUPS {
         let reason = format!("{} groups are over the limit of {MAX_GROUPS}", groups.len());
         evidence.withhold("unix:supplementary_gid", reason.as_str());
@@ -140,13 +158,8 @@ fn groups(evidence: &mut Evidence, groups: &[u32]) {
     }
     for gid in groups {
         measured(evidence, "supplementary_gid", &gid.to_string());
-        group(evidence, "supplementary_group", *gid);
+        name(evidence, "supplementary_group", *gid, known.groups.of(*gid));
     }
-}
-
-fn group(evidence: &mut Evidence, what: &str, gid: u32) {
-    let found = Group::from_gid(Gid::from_raw(gid)).map(|group| group.map(|group| group.name));
-    name(evidence, what, gid, found);
 }
 
 /// An id without a name has no selector of a name; one whose name cannot be looked up says so.

@@ -3,9 +3,11 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, IoSliceMut, Read};
 use std::os::unix::fs::FileExt;
 
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
 use crate::SysError;
@@ -13,7 +15,7 @@ use crate::SysError;
 /// `AT_RANDOM`: the auxiliary vector's entry that holds the address of 16 random bytes.
 const AT_RANDOM: u64 = 25;
 
-/// Room that is made for an auxiliary vector before it is read: some twenty entries, with one read.
+/// Room for an auxiliary vector, so that one read has it: the kernel keeps some 25 entries.
 const AUXV_BYTES: usize = 1024;
 
 /// Bytes behind `AT_RANDOM`.
@@ -57,33 +59,88 @@ pub fn start_time(pid: i32) -> Result<u64, SysError> {
         .ok_or(SysError::Malformed { pid, file: "stat" })
 }
 
+/// What the kernel told a program at its exec, as the kernel keeps it: where its code, its stack and the kernel's own
+/// code are, all of that random where the process did not switch that off. A secret of the process: hash it.
+pub struct AuxiliaryVector {
+    pid: i32,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for AuxiliaryVector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuxiliaryVector(..)")
+    }
+}
+
+impl AuxiliaryVector {
+    /// That of the program that the process runs now.
+    ///
+    /// # Errors
+    /// `Gone` where the process has ended (its memory too), `NotPermitted` where the caller may not know.
+    pub fn of(pid: i32) -> Result<Self, SysError> {
+        let mut bytes = Zeroizing::new(vec![0; AUXV_BYTES]);
+        let len = File::open(format!("/proc/{pid}/auxv"))
+            .and_then(|mut file| file.read(&mut bytes))
+            .map_err(|error| SysError::of_proc("reading `/proc/PID/auxv`", error))?;
+        match len {
+            // A process that has exited has no memory, and an empty vector.
+            0 => return Err(SysError::Gone),
+            AUXV_BYTES => return Err(SysError::Malformed { pid, file: "auxv" }),
+            _ => bytes.truncate(len),
+        }
+        Ok(Self { pid, bytes })
+    }
+
+    /// The bytes, for hashing.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The 16 random bytes that the kernel gave the program, read from the process's memory: a process can make that
+    /// take for ever.
+    ///
+    /// # Errors
+    /// `Gone` where the process has ended, `NotPermitted` where the caller may not read its memory.
+    pub fn at_random(&self) -> Result<AtRandom, SysError> {
+        let pid = self.pid;
+        let address = auxv_entry::<8>(&self.bytes, AT_RANDOM)
+            .or_else(|| auxv_entry::<4>(&self.bytes, AT_RANDOM))
+            .ok_or(SysError::Malformed { pid, file: "auxv" })?;
+        let mut bytes = Zeroizing::new([0_u8; AT_RANDOM_BYTES]);
+        // One call where it is to be had; a sandbox may refuse it and still grant the file.
+        if read_memory(pid, address, bytes.as_mut_slice()).is_none() {
+            read_mem_file(pid, address, bytes.as_mut_slice())?;
+        }
+        Ok(AtRandom(bytes))
+    }
+}
+
 /// The 16 random bytes that the kernel gave the process's program image.
 ///
 /// # Errors
-/// `Gone` where the process has ended (its memory too), `NotPermitted` where the caller may not read
-/// its memory.
+/// As [`AuxiliaryVector::of`] and [`AuxiliaryVector::at_random`].
 pub fn at_random(pid: i32) -> Result<AtRandom, SysError> {
-    let mut auxv = Vec::with_capacity(AUXV_BYTES);
-    File::open(format!("/proc/{pid}/auxv"))
-        .and_then(|mut file| file.read_to_end(&mut auxv))
-        .map_err(|error| SysError::of_proc("reading `/proc/PID/auxv`", error))?;
-    // A process that has exited has no memory, and an empty vector.
-    if auxv.is_empty() {
-        return Err(SysError::Gone);
-    }
-    let address = auxv_entry::<8>(&auxv, AT_RANDOM)
-        .or_else(|| auxv_entry::<4>(&auxv, AT_RANDOM))
-        .ok_or(SysError::Malformed { pid, file: "auxv" })?;
+    AuxiliaryVector::of(pid)?.at_random()
+}
+
+/// Fills `bytes` from the memory of a process; `None` where not all of them could be read.
+fn read_memory(pid: i32, address: u64, bytes: &mut [u8]) -> Option<()> {
+    let (len, base) = (bytes.len(), usize::try_from(address).ok()?);
+    let from = [RemoteIoVec { base, len }];
+    let read = process_vm_readv(Pid::from_raw(pid), &mut [IoSliceMut::new(bytes)], &from);
+    (read == Ok(len)).then_some(())
+}
+
+/// The same through `/proc/PID/mem`, which says why it fails.
+fn read_mem_file(pid: i32, address: u64, bytes: &mut [u8]) -> Result<(), SysError> {
     let memory = File::open(format!("/proc/{pid}/mem"))
         .map_err(|error| SysError::of_proc("opening `/proc/PID/mem`", error))?;
-    let mut bytes = Zeroizing::new([0_u8; AT_RANDOM_BYTES]);
-    memory
-        .read_exact_at(bytes.as_mut_slice(), address)
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => SysError::Gone,
-            _ => SysError::of_proc("reading `/proc/PID/mem`", error),
-        })?;
-    Ok(AtRandom(bytes))
+    let read = memory.read_exact_at(bytes, address);
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => SysError::Gone,
+        _ => SysError::of_proc("reading `/proc/PID/mem`", error),
+    })
 }
 
 /// The value of `kind` in an auxiliary vector whose words have `WORD` bytes (4 in a 32-bit process).
@@ -141,8 +198,23 @@ mod tests {
     }
 
     #[test]
+    fn both_ways_to_memory_read_the_same() {
+        let pid = nix::unistd::getpid().as_raw();
+        let secret = std::hint::black_box([7_u8; 16]);
+        let address = secret.as_ptr() as u64;
+        let (mut one, mut other) = ([0; 16], [0; 16]);
+        read_memory(pid, address, &mut one).unwrap();
+        read_mem_file(pid, address, &mut other).unwrap();
+        assert_eq!((one, other), (secret, secret));
+        assert_eq!(read_memory(i32::MAX, address, &mut one), None);
+        assert!(read_mem_file(pid, 8, &mut other).is_err());
+    }
+
+    #[test]
     fn debug_shows_nothing() {
         let shown = format!("{:?}", AtRandom(Zeroizing::new([7; 16])));
         assert_eq!(shown, "AtRandom(..)");
+        let vector = AuxiliaryVector::of(nix::unistd::getpid().as_raw()).unwrap();
+        assert_eq!(format!("{vector:?}"), "AuxiliaryVector(..)");
     }
 }

@@ -194,7 +194,7 @@ fn ids_without_a_name_have_no_selector_of_a_name() {
 fn too_many_groups_are_withheld_whole() {
     let mut evidence = Evidence::default();
     let many: Vec<u32> = (0..=1024).collect();
-    groups(&mut evidence, &many);
+    groups(&mut evidence, &many, &Known::new(UnixConfig::default()));
     assert!(evidence.findings.is_empty());
     assert!(
         reason(&evidence, "unix:supplementary_gid")
