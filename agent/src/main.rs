@@ -1,6 +1,5 @@
 //! `vouchsafe-agent`.
 
-#[tokio::main]
-async fn main() -> std::process::ExitCode {
-    vouchsafe_agent::command::main().await.into()
+fn main() -> std::process::ExitCode {
+    vouchsafe_agent::command::main().into()
 }

@@ -1,14 +1,19 @@
-//! Blocking reads of other processes, off the runtime's own threads.
+//! Blocking reads of other processes, where the runtime can do without the thread.
 //!
 //! A process can make reads of its files and memory last for ever (FUSE, userfaultfd). So each measurement
 //! has a deadline, and each uid a number of reads at once: whoever hangs them hangs only its own uid's.
+//!
+//! To change threads for a read and back costs more than most reads. So a runtime may have workers to spare: as many
+//! reads as that are done on the workers themselves, and whoever hangs those has only taken the spare ones.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use vouchsafe_attestors::{Process, WorkloadAttestError};
 
 /// The longest that one measurement of a process may take; waiting for a place counts.
@@ -26,6 +31,8 @@ pub struct Reads {
     limit: Duration,
     per_uid: usize,
     places: Mutex<HashMap<u32, Weak<Semaphore>>>,
+    /// The runtime's workers that may be kept busy.
+    spare: Arc<Semaphore>,
 }
 
 impl Default for Reads {
@@ -42,7 +49,16 @@ impl Reads {
             limit,
             per_uid,
             places: Mutex::default(),
+            spare: Arc::new(Semaphore::new(0)),
         }
+    }
+
+    /// The same reads, so many of them at once on the runtime's own workers. The runtime must have that many more
+    /// workers than it needs: each may be kept for ever.
+    #[must_use]
+    pub fn with_spare_workers(mut self, workers: usize) -> Self {
+        self.spare = Arc::new(Semaphore::new(workers));
+        self
     }
 
     /// Runs `read` on a thread that may block.
@@ -64,11 +80,14 @@ impl Reads {
         let places = self.places_of(process.uid);
         let work = async {
             let place = places.acquire_owned().await.map_err(io::Error::other)?;
-            let reading = tokio::task::spawn_blocking(move || {
-                let found = read();
-                drop(place);
-                found
-            });
+            let reading = match Arc::clone(&self.spare).try_acquire_owned() {
+                Ok(spare) if has_other_workers() => on_worker(read, (place, spare)),
+                _ => tokio::task::spawn_blocking(move || {
+                    let found = read();
+                    drop(place);
+                    found
+                }),
+            };
             reading.await.map_err(io::Error::other)
         };
         match tokio::time::timeout(self.limit, work).await {
@@ -96,6 +115,31 @@ impl Reads {
         places.insert(uid, Arc::downgrade(&fresh));
         fresh
     }
+}
+
+/// A runtime with one worker can spare none.
+fn has_other_workers() -> bool {
+    Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread
+}
+
+/// Runs `read` in a task of its own, so that who waits for it can give up.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no task of the agent's but a read: it ends by itself, and who waits for it says what it is"
+)]
+fn on_worker<T, F>(read: F, places: (OwnedSemaphorePermit, OwnedSemaphorePermit)) -> JoinHandle<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    tokio::spawn(async move {
+        // A worker keeps the task that was woken last to itself, and others cannot take it over: from here on that
+        // is this one, which does nothing.
+        tokio::spawn(std::future::ready(()));
+        let found = read();
+        drop(places);
+        found
+    })
 }
 
 #[cfg(test)]
@@ -140,6 +184,7 @@ mod tests {
             limit: Duration::from_secs(30),
             per_uid: 3,
             places: Mutex::new(reads.places.lock().unwrap().clone()),
+            spare: Arc::clone(&reads.spare),
         };
         assert!(patient.run(&process_of(2), "a test", || Ok(())).await.is_ok());
         drop(held);
@@ -153,5 +198,50 @@ mod tests {
             reads.run(&process_of(uid), "a test", || Ok(())).await.unwrap();
         }
         assert!(reads.places.lock().unwrap().len() <= UIDS_BEFORE_SWEEP);
+    }
+
+    /// In a thread of its own, which hangs where the workers do.
+    #[test]
+    fn reads_that_hang_keep_the_spare_workers_and_no_other() {
+        let (done, seen) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            let runtime = builder.worker_threads(3).enable_all().build().unwrap();
+            runtime.block_on(hang_more_than_can_be_spared());
+            done.send(()).unwrap();
+        });
+        seen.recv_timeout(Duration::from_secs(60))
+            .expect("no worker is left");
+    }
+
+    async fn hang_more_than_can_be_spared() {
+        let reads = Reads::new(Duration::from_millis(200), 3).with_spare_workers(2);
+        let mut held = Vec::new();
+        for uid in 0..5 {
+            let (release, wait) = mpsc::channel::<()>();
+            held.push(release);
+            let process = process_of(uid);
+            let hung = reads.run(&process, "a test", move || {
+                let _ended = wait.recv();
+                Ok(())
+            });
+            assert!(matches!(hung.await, Err(WorkloadAttestError::TimedOut { .. })));
+        }
+        assert_eq!(reads.spare.available_permits(), 0);
+        // Only the deadline of this machine's load stands between others and their answers.
+        let patient = Reads {
+            limit: Duration::from_secs(30),
+            per_uid: 3,
+            places: Mutex::default(),
+            spare: Arc::clone(&reads.spare),
+        };
+        for uid in 0..10 {
+            patient.run(&process_of(uid), "a test", || Ok(())).await.unwrap();
+        }
+        drop(held);
+        // Who hung gives back what it took.
+        while reads.spare.available_permits() < 2 {
+            tokio::task::yield_now().await;
+        }
     }
 }
