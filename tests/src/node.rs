@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
@@ -106,6 +107,8 @@ impl Node {
         let host = Host {
             notifier: Notifier::new(None),
             credentials: None,
+            // As shipped, as far as a test's runtime has a worker for each core.
+            spare_workers: usize::from(Handle::current().metrics().num_workers() > 1),
             ..Host::default()
         };
         let app = App::build(self.config()?, host, token).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use prost::Message;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -65,13 +65,14 @@ struct Feed<T> {
 /// SHA-256.
 type Digest = aws_lc_rs::digest::Digest;
 
-/// Streams a topic to a caller.
-pub fn stream<T: Topic>(
+/// Streams a topic to a caller. What can be said at once is there when the stream is, so that it leaves together with the
+/// head of the answer.
+pub async fn stream<T: Topic>(
     parts: Parts,
     caller: Caller,
     topic: T,
-) -> impl Stream<Item = Result<T::Message, Status>> + Send {
-    let feed = Feed {
+) -> impl Stream<Item = Result<T::Message, Status>> + Send + use<T> {
+    let mut feed = Feed {
         known: parts.knowledge.changes(),
         watcher: Watcher::default(),
         hold: parts.holding.begin(&caller),
@@ -83,7 +84,9 @@ pub fn stream<T: Topic>(
         sent: None,
         over: false,
     };
-    futures_util::stream::unfold(feed, Feed::next)
+    let first = feed.at_once().await.transpose();
+    feed.over = matches!(first, Some(Err(_)));
+    futures_util::stream::iter(first).chain(futures_util::stream::unfold(feed, Feed::next))
 }
 
 impl<T: Topic> Feed<T> {
@@ -99,21 +102,32 @@ impl<T: Topic> Feed<T> {
 
     async fn message(&mut self) -> Result<T::Message, Status> {
         loop {
+            if let Some(message) = self.at_once().await? {
+                return Ok(message);
+            }
+            self.change().await?;
+        }
+    }
+
+    /// The message for this moment, if there is a new one.
+    async fn at_once(&mut self) -> Result<Option<T::Message>, Status> {
+        loop {
             // Marked as seen first: what changes while the message is made is seen in the next round.
             let known = Arc::clone(&self.known.borrow_and_update());
             let seen = self.seen.replace(known.version);
             // Most changes are others': telling that is cheaper than to make the same message again.
-            if seen.is_none_or(|seen| known.concerns(seen, &self.caller.selectors))
-                && let Some(message) = self.look(&known)?
-            {
-                if self.is_another_since_held().await? {
-                    continue;
-                }
-                // Whoever is not what it was gets nothing.
-                self.parts.gate.check(&self.caller.connection).await?;
-                return Ok(message);
+            if !seen.is_none_or(|seen| known.concerns(seen, &self.caller.selectors)) {
+                return Ok(None);
             }
-            self.change().await?;
+            let Some(message) = self.look(&known)? else {
+                return Ok(None);
+            };
+            if self.is_another_since_held().await? {
+                continue;
+            }
+            // Whoever is not what it was gets nothing.
+            self.parts.gate.check(&self.caller.connection).await?;
+            return Ok(Some(message));
         }
     }
 

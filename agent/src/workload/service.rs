@@ -30,11 +30,8 @@ impl Service {
         topic: T,
     ) -> Result<Response<Messages<T::Message>>, Status> {
         let caller = self.0.caller(&request).await?;
-        Ok(Response::new(Box::pin(feed::stream(
-            self.0.clone(),
-            caller,
-            topic,
-        ))))
+        let stream = feed::stream(self.0.clone(), caller, topic).await;
+        Ok(Response::new(Box::pin(stream)))
     }
 }
 
