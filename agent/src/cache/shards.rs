@@ -4,19 +4,52 @@
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// How many small maps: near the square root of the largest sets that are usual, so that copying the list of maps and
 /// copying one map cost about the same.
-const SHARDS: usize = 512;
+const SHARDS: usize = 1 << SHARD_BITS;
+const SHARD_BITS: u32 = 9;
 
 /// The map.
 #[derive(Debug, Clone)]
 pub(super) struct Shards<K, V> {
     maps: Vec<Arc<HashMap<K, V>>>,
-    hasher: RandomState,
     len: usize,
+}
+
+/// Tells which of the small maps a key stands in. The map hashes it once more, with a secret of its own, so here a quick
+/// hash will do: whoever could make many keys fall together would make copies dearer, and nothing else.
+#[derive(Debug, Default)]
+struct Fold(u64);
+
+impl Fold {
+    fn add(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+impl Hasher for Fold {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks();
+        for word in words {
+            self.add(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        for (place, byte) in last.iter_mut().zip(rest) {
+            *place = *byte;
+        }
+        self.add(u64::from_le_bytes(last));
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.add(byte.into());
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> Shards<K, V> {
@@ -26,12 +59,12 @@ impl<K: Clone + Eq + Hash, V: Clone> Shards<K, V> {
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        self.maps.get(self.place(key))?.get(key)
+        self.maps.get(Self::place(key))?.get(key)
     }
 
     /// Sets the value of a key; gives the one that it had.
     pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let place = self.place(&key);
+        let place = Self::place(&key);
         let before = Arc::make_mut(self.maps.get_mut(place)?).insert(key, value);
         self.len += usize::from(before.is_none());
         before
@@ -43,7 +76,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Shards<K, V> {
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        let place = self.place(key);
+        let place = Self::place(key);
         let map = self.maps.get_mut(place)?;
         if !map.contains_key(key) {
             return None;
@@ -59,7 +92,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Shards<K, V> {
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        let place = self.place(key);
+        let place = Self::place(key);
         let map = self.maps.get_mut(place)?;
         match map.contains_key(key) {
             true => Arc::make_mut(map).get_mut(key),
@@ -77,9 +110,11 @@ impl<K: Clone + Eq + Hash, V: Clone> Shards<K, V> {
         self.len
     }
 
-    fn place<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        let hash = self.hasher.hash_one(key);
-        usize::try_from(hash % SHARDS as u64).unwrap_or_default()
+    fn place<Q: Hash + ?Sized>(key: &Q) -> usize {
+        let mut fold = Fold::default();
+        key.hash(&mut fold);
+        // The lowest bits depend on the lowest bits alone.
+        usize::try_from(fold.finish() >> (u64::BITS - SHARD_BITS)).unwrap_or_default()
     }
 }
 
@@ -88,7 +123,6 @@ impl<K, V> Default for Shards<K, V> {
         let empty = Arc::new(HashMap::new());
         Self {
             maps: vec![empty; SHARDS],
-            hasher: RandomState::new(),
             len: 0,
         }
     }
@@ -112,6 +146,21 @@ mod tests {
         assert_eq!(now.remove("a"), Some(3));
         assert_eq!((before.len(), now.len()), (1, 0));
         assert!(now.get_mut("a").is_none());
+    }
+
+    #[test]
+    fn keys_that_are_alike_are_spread() {
+        let ids = |n: u32| format!("{n:08x}-0000-4000-8000-000000000000");
+        let paths = |n: u32| format!("path:/opt/agents/{n}/bin/agent");
+        let hashes = |n: u32| format!("sha256:{n:064x}");
+        for key in [&ids as &dyn Fn(u32) -> String, &paths, &hashes] {
+            let mut shards = Shards::default();
+            for n in 0..51_200 {
+                shards.insert(key(n), ());
+            }
+            let most = shards.maps.iter().map(|map| map.len()).max();
+            assert!(most < Some(200), "{most:?} where 100 are due: {}", key(7));
+        }
     }
 
     proptest! {
