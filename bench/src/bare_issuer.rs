@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use vouchsafe_identity::key::LocalKey;
+use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid, self_signed_ca};
 use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, TrustDomain, X509Authority};
 use vouchsafe_proto::spire::api::server::svid::v1::svid_server::{Svid, SvidServer};
@@ -149,7 +150,7 @@ fn make_identity(folder: &Path) -> anyhow::Result<()> {
     let root = self_signed_ca(&trust_domain, &ca, from, to, &[1; 16])?;
     let request = SvidRequest {
         spiffe_id: trust_domain.with_path("/bare")?,
-        public_key: key.public_key_spki().to_vec(),
+        public_key: CheckedKey::new(key.public_key_spki())?,
         dns_names: Vec::new(),
         not_before: from,
         not_after: to,

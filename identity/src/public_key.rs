@@ -69,6 +69,46 @@ pub enum PublicKeyKind {
     Rsa,
 }
 
+/// A public key that was checked once, so that nobody who is given it has to check it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedKey {
+    spki: Vec<u8>,
+    kind: PublicKeyKind,
+}
+
+impl CheckedKey {
+    /// Checks a SubjectPublicKeyInfo as [`check`] does and keeps it.
+    ///
+    /// # Errors
+    /// As [`check`].
+    pub fn new(spki: &[u8]) -> Result<Self, PublicKeyError> {
+        Self::read(spki).map(|(checked, _)| checked)
+    }
+
+    /// As [`CheckedKey::new`], with the key as it was read. Of an elliptic curve it verifies with the digest of the
+    /// curve's size, of RSA with SHA-256.
+    pub(crate) fn read(spki: &[u8]) -> Result<(Self, ParsedPublicKey), PublicKeyError> {
+        let (kind, key) = read(spki)?;
+        let spki = spki.to_vec();
+        Ok((Self { spki, kind }, key))
+    }
+
+    /// SubjectPublicKeyInfo in canonical DER.
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// Of which kind it is.
+    pub fn kind(&self) -> PublicKeyKind {
+        self.kind
+    }
+
+    /// The uncompressed point, where the key is one on P-256.
+    pub(crate) fn p256_point(&self) -> Option<&[u8]> {
+        p256_point(&self.spki)
+    }
+}
+
 /// Checks a SubjectPublicKeyInfo in DER against the list of kinds and says which it is.
 ///
 /// # Errors
@@ -77,9 +117,7 @@ pub fn check(spki: &[u8]) -> Result<PublicKeyKind, PublicKeyError> {
     read(spki).map(|(kind, _)| kind)
 }
 
-/// Checks as [`check`] does, and gives the key as it was read, so that nobody has to read it again. Of an elliptic
-/// curve it verifies with the digest of the curve's size, of RSA with SHA-256.
-pub(crate) fn read(spki: &[u8]) -> Result<(PublicKeyKind, ParsedPublicKey), PublicKeyError> {
+fn read(spki: &[u8]) -> Result<(PublicKeyKind, ParsedPublicKey), PublicKeyError> {
     if spki.len() > MAX_SPKI_BYTES {
         return Err(PublicKeyError::Malformed);
     }
@@ -117,6 +155,14 @@ pub(crate) fn read(spki: &[u8]) -> Result<(PublicKeyKind, ParsedPublicKey), Publ
 /// Whether the bytes are a P-256 key in its canonical form, as far as that can be seen without reading the point.
 fn is_canonical_p256(spki: &[u8]) -> bool {
     spki.len() == P256_SPKI_BYTES && spki.starts_with(&P256_HEAD)
+}
+
+/// The point of a P-256 key in its canonical form.
+fn p256_point(spki: &[u8]) -> Option<&[u8]> {
+    // It begins with the last byte of the head, which says that it is not compressed.
+    is_canonical_p256(spki)
+        .then(|| spki.get(P256_HEAD.len() - 1..))
+        .flatten()
 }
 
 fn kind_of(spki: &SubjectPublicKeyInfo<'_>) -> Result<PublicKeyKind, PublicKeyError> {
@@ -164,9 +210,8 @@ fn check_rsa(der: &[u8], spki: &SubjectPublicKeyInfo<'_>) -> Result<(), PublicKe
 
 /// The bits inside a SubjectPublicKeyInfo: the EC point, the RSA key or the Ed25519 point.
 pub(crate) fn key_bits(spki: &[u8]) -> Option<Vec<u8>> {
-    // The point begins with the last byte of the head, which says that it is not compressed.
-    if is_canonical_p256(spki) {
-        return spki.get(P256_HEAD.len() - 1..).map(<[u8]>::to_vec);
+    if let Some(point) = p256_point(spki) {
+        return Some(point.to_vec());
     }
     match SubjectPublicKeyInfo::from_der(spki) {
         Ok(([], parsed)) => Some(parsed.subject_public_key.data.to_vec()),
@@ -193,7 +238,10 @@ mod tests {
         let key = LocalKey::generate("k", KeyAlgorithm::EcP256).unwrap();
         let good = key.public_key_spki();
         assert!(good.starts_with(&P256_HEAD) && good.len() == P256_SPKI_BYTES);
-        assert_eq!(check(good), Ok(PublicKeyKind::EcP256));
+        assert_eq!(CheckedKey::new(good).unwrap().kind(), PublicKeyKind::EcP256);
+        let longer = [good, &[0]].concat();
+        assert_eq!(CheckedKey::new(&longer), Err(PublicKeyError::Malformed));
+        assert_eq!(CheckedKey::new(b"key"), Err(PublicKeyError::Malformed));
         let mut off = good.to_vec();
         off[P256_SPKI_BYTES - 1] ^= 1;
         assert_eq!(check(&off), Err(PublicKeyError::Malformed));

@@ -26,6 +26,7 @@ use proptest::sample::Index;
 use time::Duration;
 use time::macros::datetime;
 use vouchsafe_identity::jwt::{SvidClaims, sign_svid};
+use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::x509::issue::{issue_svid, self_signed_ca};
 use vouchsafe_identity::x509::{Issuer, SvidRequest};
 use vouchsafe_identity::{
@@ -44,7 +45,7 @@ fn cases() -> Vec<Case> {
     let root = self_signed_ca(&trust_domain, &key, now, now + Duration::DAY, &[1; 16]).unwrap();
     let wanted = SvidRequest {
         spiffe_id: SpiffeId::new("spiffe://example.org/w").unwrap(),
-        public_key: public_key.clone(),
+        public_key: CheckedKey::new(&public_key).unwrap(),
         dns_names: vec!["w.example.org".to_owned()],
         not_before: now,
         not_after: now + Duration::HOUR,

@@ -12,6 +12,7 @@ use anyhow::Context;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use vouchsafe_identity::jwt::{SvidClaims, sign_svid};
+use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid, self_signed_ca};
 use vouchsafe_identity::{
     Bundle, JwtAuthority, KeyAlgorithm, LocalKey, Signer, SpiffeId, TrustDomain, X509Authority,
@@ -330,7 +331,11 @@ impl Shared {
     fn show(&self, svid: &SvidHandle) -> anyhow::Result<()> {
         let key = LocalKey::generate("server", KeyAlgorithm::EcP256)?;
         let id = domain()?.with_path("/spire/server")?;
-        let chain = self.issue(id, key.public_key_spki().to_vec(), Duration::from_secs(86_400))?;
+        let chain = self.issue(
+            id,
+            CheckedKey::new(key.public_key_spki())?,
+            Duration::from_secs(86_400),
+        )?;
         Ok(svid.set(&chain, &key.to_pkcs8())?)
     }
 
@@ -338,7 +343,7 @@ impl Shared {
         self.signing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn issue(&self, id: SpiffeId, public_key: Vec<u8>, life: Duration) -> anyhow::Result<Vec<Vec<u8>>> {
+    fn issue(&self, id: SpiffeId, public_key: CheckedKey, life: Duration) -> anyhow::Result<Vec<Vec<u8>>> {
         let now = self.clock.now();
         let request = SvidRequest {
             spiffe_id: id,

@@ -303,8 +303,8 @@ fn of_every_kind() -> Bundle {
     let ed25519 = crate::x509::csr::check(include_bytes!("../../tests/data/csr/ed25519.der")).unwrap();
     for (key_id, public_key) in [
         ("k2", p384.public_key().as_der().unwrap().as_ref().to_vec()),
-        ("k3", rsa.public_key),
-        ("k4", ed25519.public_key),
+        ("k3", rsa.public_key.spki().to_vec()),
+        ("k4", ed25519.public_key.spki().to_vec()),
     ] {
         bundle.jwt_authorities.push(JwtAuthority {
             key_id: key_id.to_owned(),

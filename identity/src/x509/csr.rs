@@ -18,7 +18,7 @@ use x509_parser::x509::X509Version;
 use super::dns::{self, DnsNameError};
 use super::remote::RemoteKey;
 use crate::der::{BIT_STRING, Field, OID, SEQUENCE, SET, fields, fields_of_one};
-use crate::public_key::{self, PublicKeyError, PublicKeyKind};
+use crate::public_key::{CheckedKey, PublicKeyError, PublicKeyKind};
 use crate::{SignError, Signer, SpiffeId};
 
 /// Largest request that is read, in bytes: RSA with 4096 bits and the longest SPIFFE ID need 4 KiB.
@@ -70,10 +70,8 @@ pub enum CsrError {
 /// A request that was checked: a key that the sender holds and names that it asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedCsr {
-    /// The public key: SubjectPublicKeyInfo in DER.
-    pub public_key: Vec<u8>,
-    /// What kind of key it is.
-    pub key_kind: PublicKeyKind,
+    /// The public key.
+    pub public_key: CheckedKey,
     /// URI names that the sender asks for, as they stand; not checked to be SPIFFE IDs.
     pub uris: Vec<String>,
     /// DNS names that the sender asks for.
@@ -97,11 +95,10 @@ pub fn check(der: &[u8]) -> Result<CheckedCsr, CsrError> {
     if info.version != X509Version::V1 {
         return Err(CsrError::Malformed("its version is not 1"));
     }
-    let (key_kind, key) = public_key::read(info.subject_pki.raw)?;
-    check_signature(&csr, key_kind, &key)?;
+    let (public_key, key) = CheckedKey::read(info.subject_pki.raw)?;
+    check_signature(&csr, public_key.kind(), &key)?;
     let mut checked = CheckedCsr {
-        public_key: info.subject_pki.raw.to_vec(),
-        key_kind,
+        public_key,
         uris: Vec::new(),
         dns_names: Vec::new(),
     };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rcgen::string::{Ia5String, PrintableString};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
-    KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
+    KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    SignatureAlgorithm, SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
@@ -15,7 +16,7 @@ use x509_parser::prelude::FromDer;
 use super::dns::{self, DnsNameError};
 use super::remote::RemoteKey;
 use super::{CertifiedChain, MAX_CERTIFICATE_BYTES, key_id_bytes, serial_hex};
-use crate::public_key::{self, PublicKeyError};
+use crate::public_key::CheckedKey;
 use crate::{SignError, Signer, SpiffeId, SpiffeIdError, TrustDomain};
 
 mod name;
@@ -58,9 +59,6 @@ pub enum IssueError {
     /// The authority's certificate has a URI name that is not the id of a trust domain (X509-SVID §3.2).
     #[error("the authority's certificate does not name a trust domain")]
     AuthorityId(#[source] SpiffeIdError),
-    /// The public key is of a kind that is not supported, or weak.
-    #[error("the public key is refused")]
-    Key(#[from] PublicKeyError),
     /// A DNS name that may not stand in a certificate.
     #[error("the DNS name cannot be issued")]
     DnsName(#[from] DnsNameError),
@@ -88,8 +86,8 @@ pub enum IssueError {
 pub struct SvidRequest {
     /// Whose identity it is.
     pub spiffe_id: SpiffeId,
-    /// The holder's public key, SubjectPublicKeyInfo in DER, from a checked request.
-    pub public_key: Vec<u8>,
+    /// The holder's public key.
+    pub public_key: CheckedKey,
     /// DNS names beside the SPIFFE ID; the first becomes the common name.
     pub dns_names: Vec<String>,
     /// From when it is valid.
@@ -182,11 +180,7 @@ impl Issuer {
         &self.key_id
     }
 
-    fn sign(
-        &self,
-        params: &CertificateParams,
-        subject: &SubjectPublicKeyInfo,
-    ) -> Result<Vec<u8>, IssueError> {
+    fn sign(&self, params: &CertificateParams, subject: &impl PublicKeyData) -> Result<Vec<u8>, IssueError> {
         let key = RemoteKey::new(&*self.signer);
         let issuer = rcgen::Issuer::from_params(&self.template, &key);
         match params.signed_by(subject, &issuer) {
@@ -215,6 +209,41 @@ impl Issuer {
             .map_err(|_| IssueError::KeyMismatch {
                 key_id: self.signer.key_id().to_owned(),
             })
+    }
+}
+
+/// The key of a certificate's subject, as the builder writes it.
+enum SubjectKey<'a> {
+    /// A point on P-256, which needs no parser.
+    P256(&'a [u8]),
+    /// A key of another kind.
+    Other(SubjectPublicKeyInfo),
+}
+
+impl<'a> SubjectKey<'a> {
+    fn of(key: &'a CheckedKey) -> Result<Self, IssueError> {
+        match key.p256_point() {
+            Some(point) => Ok(Self::P256(point)),
+            None => SubjectPublicKeyInfo::from_der(key.spki())
+                .map(Self::Other)
+                .map_err(IssueError::Build),
+        }
+    }
+}
+
+impl PublicKeyData for SubjectKey<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        match self {
+            Self::P256(point) => point,
+            Self::Other(key) => key.der_bytes(),
+        }
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        match self {
+            Self::P256(_) => &PKCS_ECDSA_P256_SHA256,
+            Self::Other(key) => key.algorithm(),
+        }
     }
 }
 
@@ -332,14 +361,13 @@ pub fn issue_svid(request: &SvidRequest, issuer: &Issuer) -> Result<CertifiedCha
             trust_domain: trust_domain.clone(),
         });
     }
-    public_key::check(&request.public_key)?;
     dns::check_all(&request.dns_names)?;
     if request.serial == [0; 16] {
         return Err(IssueError::ZeroSerial);
     }
     let (not_before, not_after) =
         check_validity(request.not_before, request.not_after.min(issuer.not_after()))?;
-    let subject = SubjectPublicKeyInfo::from_der(&request.public_key).map_err(IssueError::Build)?;
+    let subject = SubjectKey::of(&request.public_key)?;
     let mut params = svid_template(request)?;
     params.not_before = not_before;
     params.not_after = not_after;
@@ -386,7 +414,7 @@ fn svid_template(request: &SvidRequest) -> Result<CertificateParams, IssueError>
         ExtendedKeyUsagePurpose::ClientAuth,
     ];
     params.use_authority_key_identifier_extension = true;
-    params.key_identifier_method = KeyIdMethod::PreSpecified(key_id_bytes(&request.public_key));
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_id_bytes(request.public_key.spki()));
     params.serial_number = Some(SerialNumber::from_slice(&request.serial));
     Ok(params)
 }

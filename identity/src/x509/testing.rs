@@ -10,6 +10,7 @@ use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
 use super::issue::{Issuer, SvidRequest, self_signed_ca};
+use crate::public_key::CheckedKey;
 use crate::{
     Bundle, JwtAuthority, KeyAlgorithm, LocalKey, SignError, Signer, SpiffeId, TrustDomain, X509Authority,
     random_serial,
@@ -70,7 +71,7 @@ pub(crate) fn jwt_bundle(trust_domain: &str, key_id: &str, spki: &[u8]) -> Bundl
 pub(crate) fn request(spiffe_id: &str, public_key: &[u8]) -> SvidRequest {
     SvidRequest {
         spiffe_id: id(spiffe_id),
-        public_key: public_key.to_vec(),
+        public_key: CheckedKey::new(public_key).unwrap(),
         dns_names: Vec::new(),
         not_before: NOW - Duration::seconds(10),
         not_after: NOW + Duration::HOUR,

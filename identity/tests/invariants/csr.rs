@@ -7,7 +7,8 @@ use vouchsafe_identity::x509::csr;
 pub(crate) fn check(data: &[u8]) {
     if let Ok(checked) = csr::check(data) {
         assert!(data.len() <= csr::MAX_CSR_BYTES);
-        assert_eq!(public_key::check(&checked.public_key), Ok(checked.key_kind));
+        let key = &checked.public_key;
+        assert_eq!(public_key::check(key.spki()), Ok(key.kind()));
         assert!(checked.dns_names.iter().all(|name| name.is_ascii()));
         let mut longer = data.to_vec();
         longer.push(0);

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use vouchsafe_identity::key::random_serial;
+use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid, self_signed_ca};
 use vouchsafe_identity::{Bundle, KeyAlgorithm, LocalKey, Signer, SpiffeId, TrustDomain, X509Authority};
 
@@ -62,7 +63,7 @@ impl Domain {
     pub(super) fn chain(&self, path: &str, key: &dyn Signer) -> Vec<Vec<u8>> {
         let request = SvidRequest {
             spiffe_id: self.name.with_path(path).unwrap(),
-            public_key: key.public_key_spki().to_vec(),
+            public_key: CheckedKey::new(key.public_key_spki()).unwrap(),
             dns_names: Vec::new(),
             not_before: start() - HOUR,
             not_after: start() + HOUR,

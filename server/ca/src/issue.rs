@@ -6,6 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 use vouchsafe_identity::jwt::{SvidClaims, sign_svid};
+use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid};
 use vouchsafe_identity::{SpiffeId, key};
@@ -21,8 +22,8 @@ pub const BACKDATE: Duration = Duration::from_secs(10);
 pub struct X509Request {
     /// The identity.
     pub spiffe_id: SpiffeId,
-    /// SubjectPublicKeyInfo, DER, of a CSR that has been checked.
-    pub public_key: Vec<u8>,
+    /// The key of a CSR that has been checked.
+    pub public_key: CheckedKey,
     /// DNS names, at most as the entry lists them.
     pub dns_names: Vec<String>,
     /// Its life; the default where `None`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use time::OffsetDateTime;
 use vouchsafe_ca::{CaManager, X509Request};
+use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::{KeyAlgorithm, LocalKey, Signer, SpiffeId, TrustDomain};
 use vouchsafe_runtime::Clock;
 use vouchsafe_runtime::tls::{self, BundleHandle, ClientAuth, PeerRule, SvidHandle};
@@ -98,7 +99,7 @@ impl ServerIdentity {
         let key = LocalKey::generate("server", KeyAlgorithm::EcP256).map_err(|e| failed(&e))?;
         let issued = self.ca.issue_x509(&X509Request {
             spiffe_id: self.id.clone(),
-            public_key: key.public_key_spki().to_vec(),
+            public_key: CheckedKey::new(key.public_key_spki()).map_err(|e| failed(&e))?,
             dns_names: Vec::new(),
             ttl: None,
         })?;

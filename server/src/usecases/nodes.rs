@@ -11,6 +11,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use vouchsafe_attestors::{Attested, Challenger, NodeAttestError, NodeVerifier};
 use vouchsafe_ca::{CaError, CaManager, X509Request};
+use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::x509::csr::{self, CsrError};
 use vouchsafe_identity::{SpiffeId, TrustDomain};
@@ -170,7 +171,7 @@ impl Nodes {
                 .admission(
                     origin,
                     verifier.name(),
-                    (&attested, &csr.public_key),
+                    (&attested, csr.public_key.spki()),
                     known.as_ref(),
                     &svid,
                 )
@@ -402,7 +403,7 @@ impl Nodes {
         Ok(())
     }
 
-    fn issue(&self, id: &SpiffeId, public_key: Vec<u8>) -> Result<CertifiedChain, CaError> {
+    fn issue(&self, id: &SpiffeId, public_key: CheckedKey) -> Result<CertifiedChain, CaError> {
         let svid = self.ca.issue_x509(&X509Request {
             spiffe_id: id.clone(),
             public_key,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost_reflect::DescriptorPool;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
+use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid, self_signed_ca};
 use vouchsafe_identity::{Signer, TrustDomain, random_serial};
 use vouchsafe_proto::spire::api::server::agent::v1::agent_client::AgentClient;
@@ -156,7 +157,7 @@ fn forged(trust_domain: &str, path: &str, server: &TestServer) -> Identity {
     let ca = self_signed_ca(&td, ca_key.as_ref(), from, to, &random_serial().unwrap()).unwrap();
     let request = SvidRequest {
         spiffe_id: td.with_path(path).unwrap(),
-        public_key: key.public_key_spki().to_vec(),
+        public_key: CheckedKey::new(key.public_key_spki()).unwrap(),
         dns_names: Vec::new(),
         not_before: from,
         not_after: to,
