@@ -1,6 +1,7 @@
 //! The raw cryptography that issuing cannot avoid, through the same library and with all cores busy, as under load.
 //! Measured before and after each load: where the two differ much, the machine was not quiet.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -18,6 +19,8 @@ use crate::usage;
 const CERTIFICATE_BYTES: usize = 450;
 /// About as long as the part of a CSR that is signed, in bytes.
 const CSR_BYTES: usize = 160;
+/// How many keys and signatures are verified by turns.
+const KEYS: usize = 2048;
 /// About as long as a JWT-SVID without its signature, in bytes.
 const TOKEN_BYTES: usize = 260;
 
@@ -27,8 +30,9 @@ pub struct Work {
     random: SystemRandom,
     signer: EcdsaKeyPair,
     token_signer: EcdsaKeyPair,
-    verifier: UnparsedPublicKey<Vec<u8>>,
-    signature: Vec<u8>,
+    /// As many different keys as the processor cannot learn by heart: no two CSRs are alike either.
+    signed: Vec<(UnparsedPublicKey<Vec<u8>>, Vec<u8>)>,
+    next: AtomicUsize,
 }
 
 impl Work {
@@ -40,10 +44,19 @@ impl Work {
         let failed = |_unspecified| anyhow!("the cryptographic library failed");
         let random = SystemRandom::new();
         let signer = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?;
-        let signature = signer.sign(&random, &[7; CSR_BYTES]).map_err(failed)?;
+        let one = |_| {
+            let holder = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)?;
+            let signature = holder.sign(&random, &[7; CSR_BYTES])?;
+            let public = holder.public_key().as_ref().to_vec();
+            Ok((
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public),
+                signature.as_ref().to_vec(),
+            ))
+        };
+        let signed = (0..KEYS).map(one).collect::<Result<_, _>>().map_err(failed)?;
         Ok(Self {
-            verifier: UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, signer.public_key().as_ref().to_vec()),
-            signature: signature.as_ref().to_vec(),
+            signed,
+            next: AtomicUsize::new(0),
             token_signer: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(failed)?,
             signer,
             random,
@@ -56,10 +69,12 @@ impl Work {
         self.signer.sign(&self.random, &[7; CERTIFICATE_BYTES]).is_ok()
     }
 
-    /// Verifies the signature of as much as a CSR; false when the library fails.
+    /// Verifies the signature of as much as a CSR, each time of another key; false when the library fails.
     #[must_use]
     pub fn verify(&self) -> bool {
-        self.verifier.verify(&[7; CSR_BYTES], &self.signature).is_ok()
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % KEYS;
+        let signed = self.signed.get(turn);
+        signed.is_some_and(|(key, signature)| key.verify(&[7; CSR_BYTES], signature).is_ok())
     }
 
     /// Signs as much as a token; false when the library fails.
