@@ -110,6 +110,16 @@ pub struct Record {
     pub draft: Draft,
 }
 
+/// A [`Record`] on its way out, which needs no copy of its draft.
+#[derive(Serialize)]
+struct Placed<'a> {
+    schema: u32,
+    log_id: &'a str,
+    seq: u64,
+    #[serde(flatten)]
+    draft: &'a Draft,
+}
+
 /// Why a stored record cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -126,15 +136,29 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// One line of JSON, without a line feed.
+    /// Writes a draft in its place in a log: one line of JSON, without a line feed.
     ///
     /// # Errors
-    /// [`RecordError::Malformed`] when a value cannot be written as JSON.
+    /// [`RecordError::Malformed`] when a value cannot be written as JSON; part of the line may be there then.
+    pub fn write_line(log_id: &str, seq: u64, draft: &Draft, line: &mut Vec<u8>) -> Result<(), RecordError> {
+        let placed = Placed {
+            schema: SCHEMA_VERSION,
+            log_id,
+            seq,
+            draft,
+        };
+        serde_json::to_writer(line, &placed).map_err(RecordError::Malformed)
+    }
+
+    /// The record as such a line.
+    ///
+    /// # Errors
+    /// As [`Record::write_line`].
     pub fn to_line(&self) -> Result<String, RecordError> {
         serde_json::to_string(self).map_err(RecordError::Malformed)
     }
 
-    /// Reads what [`Record::to_line`] wrote.
+    /// Reads what [`Record::write_line`] wrote.
     ///
     /// # Errors
     /// [`RecordError`] when it is not JSON of the schema, or of a newer schema.

@@ -6,17 +6,20 @@
 
 use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use vouchsafe_audit::{Draft, Record};
 
 use crate::{Commit, CommitError, SharedStore, StoreError};
 
 /// Most records in one commit.
-const MAX_BATCH: usize = 256;
+const MAX_BATCH: usize = 1024;
+/// How long records gather for which nobody waits: a commit costs more than a hundred records in it.
+const GATHER: Duration = Duration::from_millis(10);
 /// How long the writer waits before it tries a batch again that the store did not take.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -57,8 +60,7 @@ pub enum AuditError {
     /// The writer has ended.
     #[error("the audit log is shut down")]
     Closed,
-    /// The store did not take the record at once (it is tried again), or never could
-    /// ([`StoreError::Unstorable`]).
+    /// The record has no form in which the store could take it ([`StoreError::Unstorable`]).
     #[error("the audit record could not be written")]
     Store(#[source] StoreError),
     /// At shutdown the store did not take the last records.
@@ -71,15 +73,10 @@ pub enum AuditError {
     },
 }
 
-struct Queued {
-    draft: Draft,
-    written: Option<oneshot::Sender<Result<(), AuditError>>>,
-}
-
 /// Where records of calls are handed in. Cheap to clone.
 #[derive(Clone)]
 pub struct AuditSink {
-    queue: mpsc::Sender<Queued>,
+    queue: mpsc::Sender<Arc<Draft>>,
     longest_wait: Duration,
 }
 
@@ -95,17 +92,17 @@ impl AuditSink {
     /// [`AuditError::Busy`] when the queue stays full, [`AuditError::Closed`] when the writer has ended,
     /// [`AuditError::Store`] when the record has no form in which it can be stored.
     pub async fn record(&self, draft: Draft) -> Result<(), AuditError> {
-        self.queue(draft, None).await
-    }
-
-    /// Returns when the record is durable.
-    ///
-    /// # Errors
-    /// As [`AuditSink::record`], and [`AuditError::Store`] when the store did not take it at once.
-    pub async fn record_durable(&self, draft: Draft) -> Result<(), AuditError> {
-        let (tell, told) = oneshot::channel();
-        self.queue(draft, Some(tell)).await?;
-        told.await.unwrap_or(Err(AuditError::Closed))
+        // Found out here, where the caller hears of it: in a batch it would hold up all others.
+        serde_json::to_writer(std::io::sink(), &draft)
+            .map_err(|e| AuditError::Store(StoreError::Unstorable(format!("audit record: {e}"))))?;
+        match timeout(self.longest_wait, self.queue.reserve()).await {
+            Ok(Ok(place)) => {
+                place.send(Arc::new(draft));
+                Ok(())
+            }
+            Ok(Err(_closed)) => Err(AuditError::Closed),
+            Err(_late) => Err(AuditError::Busy(self.longest_wait)),
+        }
     }
 
     /// Takes a place in the queue for a record that will be known later, so that the call can be refused now.
@@ -125,26 +122,8 @@ impl AuditSink {
     /// # Errors
     /// The record, when the queue is full or the writer has ended.
     pub fn try_record(&self, draft: Draft) -> Result<(), Box<Draft>> {
-        let sent = self.queue.try_send(Queued { draft, written: None });
-        sent.map_err(|unsent| Box::new(unsent.into_inner().draft))
-    }
-
-    async fn queue(
-        &self,
-        draft: Draft,
-        written: Option<oneshot::Sender<Result<(), AuditError>>>,
-    ) -> Result<(), AuditError> {
-        // Found out here, where the caller hears of it: in a batch it would hold up all others.
-        serde_json::to_writer(std::io::sink(), &draft)
-            .map_err(|e| AuditError::Store(StoreError::Unstorable(format!("audit record: {e}"))))?;
-        match timeout(self.longest_wait, self.queue.reserve()).await {
-            Ok(Ok(place)) => {
-                place.send(Queued { draft, written });
-                Ok(())
-            }
-            Ok(Err(_closed)) => Err(AuditError::Closed),
-            Err(_late) => Err(AuditError::Busy(self.longest_wait)),
-        }
+        let sent = self.queue.try_send(Arc::new(draft));
+        sent.map_err(|unsent| Box::new(Arc::unwrap_or_clone(unsent.into_inner())))
     }
 }
 
@@ -156,19 +135,19 @@ impl fmt::Debug for AuditSink {
 
 /// A place in the queue that is kept for one record.
 #[derive(Debug)]
-pub struct AuditPlace(mpsc::OwnedPermit<Queued>);
+pub struct AuditPlace(mpsc::OwnedPermit<Arc<Draft>>);
 
 impl AuditPlace {
     /// Hands in the record; this cannot fail any more.
     pub fn record(self, draft: Draft) {
-        let _sender = self.0.send(Queued { draft, written: None });
+        let _sender = self.0.send(Arc::new(draft));
     }
 }
 
 /// Commits what comes in through the sinks.
 pub struct AuditWriter {
     store: SharedStore,
-    queue: mpsc::Receiver<Queued>,
+    queue: mpsc::Receiver<Arc<Draft>>,
 }
 
 impl AuditWriter {
@@ -191,58 +170,66 @@ impl AuditWriter {
     pub async fn run(mut self, stop: impl Future<Output = ()> + Send) -> Result<(), AuditError> {
         let mut stop = pin!(stop);
         let mut stopping = false;
-        let mut batch = Vec::new();
         loop {
+            let mut drafts = Vec::new();
             tokio::select! {
                 biased;
                 () = &mut stop, if !stopping => {
                     self.queue.close();
                     stopping = true;
                 }
-                count = self.queue.recv_many(&mut batch, MAX_BATCH) => {
+                count = self.queue.recv_many(&mut drafts, MAX_BATCH) => {
                     if count == 0 {
                         return Ok(());
                     }
-                    let (drafts, mut waiting): (Vec<_>, Vec<_>) =
-                        batch.drain(..).map(|queued| (queued.draft, queued.written)).unzip();
-                    while let Err(source) = self.write(&drafts, &mut waiting).await {
+                    if !stopping && count < MAX_BATCH {
+                        stopping = self.pause(GATHER, stop.as_mut()).await;
+                        self.take_more(&mut drafts);
+                    }
+                    while let Err(source) = self.write(&drafts).await {
                         if stopping {
                             let count = drafts.len() + self.queue.len();
                             return Err(AuditError::Lost { count, source });
                         }
                         tracing::error!(error = %source, records = drafts.len(), "audit records wait: the store does not take them");
-                        tokio::select! {
-                            () = &mut stop => {
-                                self.queue.close();
-                                stopping = true;
-                            }
-                            () = sleep(RETRY_AFTER) => {}
-                        }
+                        stopping = self.pause(RETRY_AFTER, stop.as_mut()).await;
                     }
                 }
             }
         }
     }
 
-    /// Commits one batch and tells those who wait for it.
-    async fn write(
-        &self,
-        drafts: &[Draft],
-        waiting: &mut Vec<Option<oneshot::Sender<Result<(), AuditError>>>>,
-    ) -> Result<(), StoreError> {
+    /// Waits so long, or until `stop`: whether that came. Then nothing more is queued.
+    async fn pause(&mut self, span: Duration, stop: impl Future<Output = ()> + Send) -> bool {
+        tokio::select! {
+            () = stop => {
+                self.queue.close();
+                true
+            }
+            () = sleep(span) => false,
+        }
+    }
+
+    /// Fills a batch with what is queued by now.
+    fn take_more(&mut self, drafts: &mut Vec<Arc<Draft>>) {
+        while drafts.len() < MAX_BATCH
+            && let Ok(draft) = self.queue.try_recv()
+        {
+            drafts.push(draft);
+        }
+    }
+
+    /// Commits one batch.
+    async fn write(&self, drafts: &[Arc<Draft>]) -> Result<(), StoreError> {
         let commit = Commit {
             audit: drafts.to_vec(),
             ..Commit::default()
         };
-        let result = match self.store.commit(commit).await {
+        match self.store.commit(commit).await {
             Ok(_revision) => Ok(()),
             Err(CommitError::Store(error)) => Err(error),
             Err(conflict @ CommitError::Conflict(_)) => Err(StoreError::Io(conflict.to_string())),
-        };
-        for tell in waiting.drain(..).flatten() {
-            let _caller_left = tell.send(result.clone().map_err(AuditError::Store));
         }
-        result
     }
 }
 

@@ -7,14 +7,21 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use vouchsafe_audit::RecordError;
+use vouchsafe_audit::{Draft, Record as AuditRecord, RecordError};
 use vouchsafe_identity::{SpiffeId, TrustDomain};
 
+use crate::kv::Row;
 use crate::{EntryId, JournalKey, Key, RestoreMark, Revision, StoreError, TokenHash, Versioned};
 
 /// Version of the whole store: grows when any kind of value gets a new version.
-pub(crate) const FORMAT: u32 = 1;
+///
+/// 2: a row of the audit log may have several records.
+pub(crate) const FORMAT: u32 = 2;
+/// Longest row of several audit records, in bytes: what the store keeps in one piece.
+const AUDIT_ROW_BYTES: usize = 3 << 10;
 const HEADER_BYTES: usize = 9;
+/// What stands between the records of a row; JSON has it nowhere else.
+const LINE_FEED: u8 = b'\n';
 
 /// Kinds of stored values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +78,10 @@ impl Kind {
 
     /// Version in which this release writes the kind.
     const fn version(self) -> u8 {
-        1
+        match self {
+            Self::Audit => 2,
+            _ => 1,
+        }
     }
 
     /// The name in errors.
@@ -189,19 +199,68 @@ fn journal_key(key: &JournalKey) -> Vec<u8> {
     bytes
 }
 
-/// Key of a numbered value: the changes of a revision, an audit record.
+/// Key of a numbered value: the changes of a revision, audit records by the last of them.
 pub(crate) fn numbered_key(kind: Kind, number: u64) -> Vec<u8> {
     kind.key(&number.to_be_bytes())
 }
 
 /// A value as it is stored.
 pub(crate) fn encode<T: Serialize>(kind: Kind, revision: Revision, value: &T) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = Vec::with_capacity(512);
-    bytes.push(kind.version());
-    bytes.extend_from_slice(&revision.0.to_be_bytes());
+    let mut bytes = header(kind, revision, 512);
     serde_json::to_writer(&mut bytes, value)
         .map_err(|e| StoreError::Unstorable(format!("{}: {e}", kind.name())))?;
     Ok(bytes)
+}
+
+fn header(kind: Kind, revision: Revision, room: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(room);
+    bytes.push(kind.version());
+    bytes.extend_from_slice(&revision.0.to_be_bytes());
+    bytes
+}
+
+/// Rows of the audit log that are being filled: each has as many records as fit, a line each, and stands under the
+/// number of its last one, so that the row of a record is the first from its number on.
+pub(crate) struct AuditRows {
+    revision: Revision,
+    row: Vec<u8>,
+    last: u64,
+    line: Vec<u8>,
+}
+
+impl AuditRows {
+    /// Rows of one revision.
+    pub(crate) fn new(revision: Revision) -> Self {
+        Self {
+            revision,
+            row: Vec::new(),
+            last: 0,
+            line: Vec::new(),
+        }
+    }
+
+    /// Adds the next record; gives the row before it, when that is full.
+    pub(crate) fn add(&mut self, log_id: &str, seq: u64, draft: &Draft) -> Result<Option<Row>, StoreError> {
+        self.line.clear();
+        AuditRecord::write_line(log_id, seq, draft, &mut self.line)
+            .map_err(|e| StoreError::Unstorable(format!("{}: {e}", Kind::Audit.name())))?;
+        let is_full = !self.row.is_empty() && self.row.len() + 1 + self.line.len() > AUDIT_ROW_BYTES;
+        let full = if is_full { self.end() } else { None };
+        if self.row.is_empty() {
+            self.row = header(Kind::Audit, self.revision, AUDIT_ROW_BYTES);
+        } else {
+            self.row.push(LINE_FEED);
+        }
+        self.row.extend_from_slice(&self.line);
+        self.last = seq;
+        Ok(full)
+    }
+
+    /// The row that is not full.
+    pub(crate) fn end(&mut self) -> Option<Row> {
+        let row = std::mem::take(&mut self.row);
+        (!row.is_empty()).then(|| (numbered_key(Kind::Audit, self.last), row))
+    }
 }
 
 /// The revision and the JSON of a stored value.
@@ -233,20 +292,23 @@ pub(crate) fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<Ve
     Ok(Versioned { value, revision })
 }
 
-/// Reads a stored audit record, whose schema has a version of its own.
-pub(crate) fn decode_audit(bytes: &[u8]) -> Result<vouchsafe_audit::Record, StoreError> {
+/// Reads stored audit records, whose schema has a version of its own.
+pub(crate) fn decode_audit(bytes: &[u8]) -> Result<Vec<AuditRecord>, StoreError> {
     let (revision, body) = split(Kind::Audit, bytes)?;
     let damaged =
         |why: String| StoreError::Corrupt(format!("audit record of revision {}: {why}", revision.0));
-    let line = std::str::from_utf8(body).map_err(|e| damaged(e.to_string()))?;
-    vouchsafe_audit::Record::from_line(line).map_err(|e| match e {
-        RecordError::Newer { found } => StoreError::Newer {
-            what: Kind::Audit.name().to_owned(),
-            found,
-            known: vouchsafe_audit::SCHEMA_VERSION,
-        },
-        other => damaged(other.to_string()),
-    })
+    let text = std::str::from_utf8(body).map_err(|e| damaged(e.to_string()))?;
+    let read = |line: &str| {
+        AuditRecord::from_line(line).map_err(|e| match e {
+            RecordError::Newer { found } => StoreError::Newer {
+                what: Kind::Audit.name().to_owned(),
+                found,
+                known: vouchsafe_audit::SCHEMA_VERSION,
+            },
+            other => damaged(other.to_string()),
+        })
+    };
+    text.split(char::from(LINE_FEED)).map(read).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The one door for writes.
 
 use std::fmt;
+use std::sync::Arc;
 
 use vouchsafe_audit::Draft;
 use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
@@ -106,7 +107,7 @@ pub struct Commit {
     /// What readers of the change log are told.
     pub changes: Vec<ChangeKind>,
     /// What the audit log gets.
-    pub audit: Vec<Draft>,
+    pub audit: Vec<Arc<Draft>>,
 }
 
 impl Commit {
@@ -141,7 +142,7 @@ impl Commit {
     /// Adds a record for the audit log.
     #[must_use]
     pub fn audit(mut self, draft: Draft) -> Self {
-        self.audit.push(draft);
+        self.audit.push(Arc::new(draft));
         self
     }
 }

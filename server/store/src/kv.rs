@@ -146,6 +146,17 @@ impl<K: Kv> KvStore<K> {
             });
         }
         let head = read_head(&kv)?;
+        if meta.format < FORMAT {
+            // What this release writes, those before it cannot read.
+            let meta = Meta {
+                format: FORMAT,
+                ..meta.clone()
+            };
+            let row = codec::encode(Kind::Meta, Revision::default(), &meta)?;
+            kv.check_room()?;
+            kv.apply(Rows::from([(codec::meta_key(), Some(row))]))?;
+            kv.sync(head.revision)?;
+        }
         Ok(Self::start(
             kv,
             (meta.server_id, meta.restored),

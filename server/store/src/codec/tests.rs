@@ -74,6 +74,51 @@ fn an_audit_record_of_a_newer_schema_is_refused() {
 }
 
 #[test]
+fn records_come_back_from_their_rows_in_order_and_no_row_is_too_long() {
+    let long = |length: usize| Draft {
+        request_id: "r".repeat(length),
+        ..draft()
+    };
+    let drafts: Vec<Draft> = [1, 100, 1500, 1500, 10, 4000, 10, 2900, 2, 700, 700, 700, 700]
+        .map(long)
+        .into();
+    let mut rows = AuditRows::new(Revision(3));
+    let mut stored = Vec::new();
+    for (seq, draft) in (8..).zip(&drafts) {
+        stored.extend(rows.add("s.audit", seq, draft).unwrap());
+    }
+    stored.extend(rows.end());
+    assert!(rows.end().is_none());
+    assert!(stored.len() < drafts.len());
+    let mut read = Vec::new();
+    for (key, row) in &stored {
+        assert_eq!(revision_of(Kind::Audit, row).unwrap(), Revision(3));
+        let records = decode_audit(row).unwrap();
+        assert!(row.len() <= AUDIT_ROW_BYTES || records.len() == 1);
+        assert_eq!(*key, numbered_key(Kind::Audit, records.last().unwrap().seq));
+        read.extend(records);
+    }
+    let seqs: Vec<u64> = read.iter().map(|record| record.seq).collect();
+    assert_eq!(seqs, (8..8 + drafts.len() as u64).collect::<Vec<_>>());
+    assert!(read.into_iter().map(|record| record.draft).eq(drafts));
+}
+
+fn draft() -> Draft {
+    Draft {
+        at: time::OffsetDateTime::UNIX_EPOCH,
+        request_id: String::new(),
+        traceparent: None,
+        principal: vouchsafe_audit::Principal::Local { uid: 0, pid: 1 },
+        scope: "local".to_owned(),
+        action: "entry.create".to_owned(),
+        outcome: vouchsafe_audit::Outcome::Done,
+        code: None,
+        reason: Some("two\nlines".to_owned()),
+        facts: std::collections::BTreeMap::new(),
+    }
+}
+
+#[test]
 fn kinds_share_no_keys() {
     let mut prefixes: Vec<u8> = KINDS.iter().map(|kind| kind.prefix()).collect();
     prefixes.sort_unstable();

@@ -170,10 +170,23 @@ impl<K: Kv> AuditReader for KvStore<K> {
         limit: usize,
     ) -> Result<Vec<vouchsafe_audit::Record>, StoreError> {
         let head = self.core.audit_head.load(Ordering::SeqCst);
-        let first = codec::numbered_key(Kind::Audit, from);
         let end = codec::numbered_key(Kind::Audit, head.saturating_add(1));
-        let rows = self.core.kv.range(Bound::Included(first), end, limit)?;
-        rows.iter().map(|(_, row)| codec::decode_audit(row)).collect()
+        let mut first = Bound::Included(codec::numbered_key(Kind::Audit, from));
+        let mut records = Vec::new();
+        while records.len() < limit {
+            let rows = self.core.kv.range(first, end.clone(), CHUNK_ROWS.min(limit))?;
+            for (_, row) in &rows {
+                // A row begins before the first that is wanted, where that is not the first of its row.
+                let found = codec::decode_audit(row)?;
+                records.extend(found.into_iter().filter(|record| record.seq >= from));
+            }
+            match rows.into_iter().next_back() {
+                Some((key, _)) => first = Bound::Excluded(key),
+                None => break,
+            }
+        }
+        records.truncate(limit);
+        Ok(records)
     }
 
     async fn audit_head(&self) -> Result<u64, StoreError> {

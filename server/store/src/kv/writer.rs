@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vouchsafe_audit::{Record as AuditRecord, SCHEMA_VERSION};
+use vouchsafe_audit::Draft;
 
 use super::{Kv, Rows};
-use crate::codec::{self, Head, Kind};
+use crate::codec::{self, AuditRows, Head, Kind};
 use crate::{Commit, CommitError, Entry, EntryId, Expect, Key, Mutation, Record, Revision, StoreError};
 
 /// Most revisions that one group prunes from the change log, so that no commit waits long for it.
@@ -239,17 +240,7 @@ impl<K: Kv> Group<'_, K> {
             staged.set(Kind::Changes, key, &commit.changes)?;
             staged.head.change_rows += 1;
         }
-        for draft in commit.audit {
-            staged.head.audit_seq += 1;
-            let record = AuditRecord {
-                schema: SCHEMA_VERSION,
-                log_id: staged.group.log_id.to_owned(),
-                seq: staged.head.audit_seq,
-                draft,
-            };
-            let key = codec::numbered_key(Kind::Audit, record.seq);
-            staged.set(Kind::Audit, key, &record)?;
-        }
+        staged.record(&commit.audit)?;
         let Staged { head, rows, .. } = staged;
         self.head = head;
         self.rows.extend(rows);
@@ -292,6 +283,17 @@ impl<K: Kv> Staged<'_, '_, K> {
         self.group.kv.check_key(&key)?;
         let row = codec::encode(kind, self.head.revision, value)?;
         self.rows.insert(key, Some(row));
+        Ok(())
+    }
+
+    fn record(&mut self, drafts: &[Arc<Draft>]) -> Result<(), StoreError> {
+        let mut rows = AuditRows::new(self.head.revision);
+        for draft in drafts {
+            self.head.audit_seq += 1;
+            let full = rows.add(self.group.log_id, self.head.audit_seq, draft)?;
+            self.rows.extend(full.map(|(key, row)| (key, Some(row))));
+        }
+        self.rows.extend(rows.end().map(|(key, row)| (key, Some(row))));
         Ok(())
     }
 

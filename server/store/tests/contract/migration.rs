@@ -1,7 +1,7 @@
 //! What earlier releases wrote is read, and what this one writes is what its fixture holds.
 //!
-//! `tests/fixtures/VERSION.tsv` is every row of a store that VERSION wrote: key, tab, value; bytes that are
-//! not printable ASCII, and the backslash, as `\xNN`. A release never changes the fixtures before it.
+//! `tests/fixtures/format-N.tsv` is every row of a store of format N: key, tab, value; bytes that are not printable
+//! ASCII, and the backslash, as `\xNN`. What a release wrote, no later one changes.
 
 use std::fmt::Write;
 use std::fs;
@@ -14,7 +14,8 @@ use vouchsafe_store::{
 
 use crate::samples::{bundle, draft, entry, entry_id, journal, node, token, trust_domain};
 
-const RELEASE_0_1_0: &str = include_str!("../fixtures/0.1.0.tsv");
+const FORMAT_1: &str = include_str!("../fixtures/format-1.tsv");
+const FORMAT_2: &str = include_str!("../fixtures/format-2.tsv");
 const SERVER_ID: &str = "server-1";
 const META_KEY: &[u8] = b"mstore";
 
@@ -62,7 +63,7 @@ fn open(dir: &Path) -> SledStore {
     SledStore::open(dir, &SledConfig::default()).unwrap()
 }
 
-/// The values of the fixture of 0.1.0; do not change them.
+/// The values of the fixtures; do not change them.
 fn commits() -> [Commit; 3] {
     let mut long = node("long");
     long.agent_version = "0123456789".repeat(700);
@@ -89,8 +90,14 @@ fn commits() -> [Commit; 3] {
 }
 
 #[tokio::test]
-async fn values_of_0_1_0_are_read() {
-    let dir = database(rows(RELEASE_0_1_0));
+async fn values_of_every_format_are_read() {
+    for fixture in [FORMAT_1, FORMAT_2] {
+        read_all(fixture).await;
+    }
+}
+
+async fn read_all(fixture: &str) {
+    let dir = database(rows(fixture));
     let store = open(dir.path());
     assert_eq!(store.server_id(), SERVER_ID);
     assert_eq!(*store.revisions().borrow(), Revision(3));
@@ -146,12 +153,15 @@ async fn values_of_0_1_0_are_read() {
     // And it goes on from there.
     let next = store.commit(Commit::default().audit(draft("r4"))).await.unwrap();
     assert_eq!(next, Revision(4));
+    // What is written now, the release before cannot read; it has to be told.
+    drop(store);
+    assert!(dump(dir.path()).contains("\"format\":2"));
 }
 
 /// A value that is written in another form than the fixture's needs a new version of its kind and a new fixture.
 #[tokio::test]
 async fn this_release_writes_what_its_fixture_holds() {
-    let meta = rows(RELEASE_0_1_0).filter(|(key, _)| key == META_KEY);
+    let meta = rows(FORMAT_2).filter(|(key, _)| key == META_KEY);
     let dir = database(meta);
     let store = open(dir.path());
     for commit in commits() {
@@ -160,7 +170,7 @@ async fn this_release_writes_what_its_fixture_holds() {
     drop(store);
     let written = dump(dir.path());
     assert!(
-        written == RELEASE_0_1_0,
+        written == FORMAT_2,
         "the stored form has changed; this release writes\n{written}"
     );
 }
@@ -170,7 +180,7 @@ async fn a_new_store_begins_as_the_fixture_does() {
     let dir = tempfile::tempdir().unwrap();
     let server_id = open(dir.path()).server_id().to_owned();
     let begun = dump(dir.path()).replace(&server_id, SERVER_ID);
-    let meta = RELEASE_0_1_0.lines().find(|line| line.starts_with("mstore"));
+    let meta = FORMAT_2.lines().find(|line| line.starts_with("mstore"));
     assert_eq!(begun.trim_end(), meta.unwrap());
 }
 
