@@ -196,7 +196,6 @@ impl ToStatus for IssuingError {
             Self::Request(_) | Self::Csr(_) | Self::Identity(_) => bad_request(self),
             Self::NotAuthorized => Status::not_found(self.to_string()),
             Self::Ca(e) => e.to_status(),
-            Self::Dropped => Status::unavailable(self.to_string()),
         }
     }
 }

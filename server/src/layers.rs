@@ -39,7 +39,7 @@ pub use rate::CallerRate;
 use rates::Rates;
 pub use size::MessageSize;
 pub use source::SourceLimits;
-pub use step::{Handler, Next, Request, Response, Step, StepLayer};
+pub use step::{Handler, Next, Request, Response, Step, StepLayer, Then};
 
 /// What the stack is made of.
 #[derive(Debug, Clone)]
@@ -64,20 +64,12 @@ pub struct Layers {
     pub metrics: Metrics,
 }
 
+/// The steps, the outermost first.
+type Steps =
+    Then<SourceLimits, Then<Audit, Then<FindCaller, Then<Authorize, Then<CallerRate, MessageSize>>>>>;
+
 /// The stack as tower has it: the last one named is the outermost.
-pub type CallStack = Stack<
-    StepLayer<MessageSize>,
-    Stack<
-        StepLayer<CallerRate>,
-        Stack<
-            StepLayer<Authorize>,
-            Stack<
-                StepLayer<FindCaller>,
-                Stack<StepLayer<Audit>, Stack<StepLayer<SourceLimits>, Stack<CallMeter, Identity>>>,
-            >,
-        >,
-    >,
->;
+pub type CallStack = Stack<StepLayer<Steps>, Stack<CallMeter, Identity>>;
 
 impl Layers {
     /// Puts the stack together, outermost first. This is the only place that knows its order.
@@ -85,20 +77,17 @@ impl Layers {
         let (rates, anonymous) = (Arc::clone(&self.rates), Arc::clone(&self.anonymous));
         let source = SourceLimits::new(self);
         let audit = Audit::new(self.clock.clone(), self.audit.clone(), anonymous);
+        let caller = FindCaller::new(self.authorizer.clone(), self.bundle.clone());
+        let authorize = Authorize::new(self.authorizer.clone());
+        let rate = CallerRate::new(rates);
+        let size = MessageSize::new(&self.limits, &self.metrics.refused);
+        let steps = Then(
+            source,
+            Then(audit, Then(caller, Then(authorize, Then(rate, size)))),
+        );
         ServiceBuilder::new()
             .layer(self.metrics.calls.clone())
-            .layer(StepLayer::new(source))
-            .layer(StepLayer::new(audit))
-            .layer(StepLayer::new(FindCaller::new(
-                self.authorizer.clone(),
-                self.bundle.clone(),
-            )))
-            .layer(StepLayer::new(Authorize::new(self.authorizer.clone())))
-            .layer(StepLayer::new(CallerRate::new(rates)))
-            .layer(StepLayer::new(MessageSize::new(
-                &self.limits,
-                &self.metrics.refused,
-            )))
+            .layer(StepLayer::new(steps))
             .into_inner()
     }
 }

@@ -35,8 +35,8 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
     let bare = BareIssuer::start().await?;
     let bare_channels = bare.channels(CONNECTIONS)?;
     work(&bare_channels, &ids, 1, first).await?;
-    // One call at a time on each connection, as SPIRE was measured; and eight, as a busy agent calls.
-    for at_once in [1, 8] {
+    // One call at a time on each connection, as SPIRE was measured; and more, as agents with many workloads call.
+    for at_once in [1, 8, 32] {
         let before = Raw::measure(plan).await?;
         let (spent, begun) = (usage::processor(pid)?, Instant::now());
         let times = work(&channels, &ids, at_once, plan.load()).await?;
