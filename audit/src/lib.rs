@@ -3,6 +3,7 @@
 //! Pure values: the store's single writer gives each record its `seq`; nothing here does IO or
 //! reads a clock. The schema is versioned, because records outlive every release.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -66,6 +67,9 @@ pub enum Outcome {
     Failed,
 }
 
+/// Facts by their names.
+pub type Facts = BTreeMap<Cow<'static, str>, String>;
+
 /// What is known when a record is made; the writer adds the log's id and the place in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draft {
@@ -80,20 +84,20 @@ pub struct Draft {
     /// Who asked.
     pub principal: Principal,
     /// What the caller may reach: `local`, `admin`, `agent`, `downstream`, `none`.
-    pub scope: String,
+    pub scope: Cow<'static, str>,
     /// What was asked: a gRPC method (`/pkg.Service/Method`), or a change (`entry.create`).
-    pub action: String,
+    pub action: Cow<'static, str>,
     /// How it ended.
     pub outcome: Outcome,
     /// The gRPC status code's name, for calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
+    pub code: Option<Cow<'static, str>>,
     /// Why it was refused or failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// More facts by fixed names, such as `spiffe_id`, `entry_id`, `serial`, `count`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub facts: BTreeMap<String, String>,
+    pub facts: Facts,
 }
 
 /// A record in its place in the log.

@@ -41,12 +41,12 @@ fn record() -> Record {
             request_id: "r1".to_owned(),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
             principal: spiffe,
-            scope: "agent".to_owned(),
-            action: "/spire.api.server.entry.v1.Entry/BatchCreateEntry".to_owned(),
+            scope: "agent".into(),
+            action: "/spire.api.server.entry.v1.Entry/BatchCreateEntry".into(),
             outcome: Outcome::Refused,
-            code: Some("PERMISSION_DENIED".to_owned()),
+            code: Some("PERMISSION_DENIED".into()),
             reason: Some("not an admin".to_owned()),
-            facts: BTreeMap::from([("count".to_owned(), "2".to_owned())]),
+            facts: BTreeMap::from([("count".into(), "2".to_owned())]),
         },
     }
 }
@@ -180,7 +180,11 @@ prop_compose! {
     ) -> Record {
         let at = OffsetDateTime::from_unix_timestamp(second).unwrap().replace_nanosecond(nanosecond).unwrap();
         let draft = Draft {
-            at, request_id, traceparent, principal, scope, action, outcome, code, reason, facts,
+            at, request_id, traceparent, principal, outcome, reason,
+            scope: scope.into(),
+            action: action.into(),
+            code: code.map(Into::into),
+            facts: facts.into_iter().map(|(name, value)| (name.into(), value)).collect(),
         };
         Record { schema: SCHEMA_VERSION, log_id, seq, draft }
     }

@@ -310,12 +310,12 @@ fn commit_entry() -> anyhow::Result<Round> {
             request_id: format!("{next:032x}"),
             traceparent: None,
             principal: Principal::Local { uid: 0, pid: 1 },
-            scope: "local".to_owned(),
-            action: "entry.create".to_owned(),
+            scope: "local".into(),
+            action: "entry.create".into(),
             outcome: Outcome::Done,
             code: None,
             reason: None,
-            facts: BTreeMap::from([("entry_id".to_owned(), entry.id.to_string())]),
+            facts: BTreeMap::from([("entry_id".into(), entry.id.to_string())]),
         };
         let commit = Commit::default()
             .expect(Expect::Absent(Key::EntryShape(entry.shape())))

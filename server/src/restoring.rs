@@ -261,14 +261,14 @@ fn record(end: &BackupEnd, revision: u64, at: OffsetDateTime) -> Draft {
         principal: Principal::System {
             component: "restore".to_owned(),
         },
-        scope: "system".to_owned(),
-        action: "store.restore".to_owned(),
+        scope: "system".into(),
+        action: "store.restore".into(),
         outcome: Outcome::Done,
         code: None,
         reason: None,
         facts: BTreeMap::from([
-            ("of_revision".to_owned(), end.revision.0.to_string()),
-            ("revision".to_owned(), revision.to_string()),
+            ("of_revision".into(), end.revision.0.to_string()),
+            ("revision".into(), revision.to_string()),
         ]),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use time::{Duration as Span, OffsetDateTime};
 use vouchsafe_ca::{CaConfig, CaError, CaManager, JwtRequest, X509Request};
 use vouchsafe_identity::key::LocalKey;
+use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, SpiffeId, TrustDomain, jwt, x509};
 use vouchsafe_runtime::keys::MemoryKeys;
 use vouchsafe_runtime::{Clock, KeyManager};
@@ -49,7 +50,7 @@ fn x509_request(ttl: Option<Duration>) -> X509Request {
     let key = LocalKey::generate("workload", KeyAlgorithm::EcP256).unwrap();
     X509Request {
         spiffe_id: workload(),
-        public_key: key.public_key_spki().to_vec(),
+        public_key: CheckedKey::new(key.public_key_spki()).unwrap(),
         dns_names: Vec::new(),
         ttl,
     }
@@ -94,7 +95,7 @@ async fn the_first_start_publishes_what_verifies_its_svids() {
     let records = bench.store.audit_records(1, 10).await.unwrap();
     let actions: Vec<_> = records
         .iter()
-        .map(|record| record.draft.action.as_str())
+        .map(|record| record.draft.action.to_string())
         .collect();
     assert_eq!(actions.iter().filter(|a| **a == "authority.prepare").count(), 2);
     assert_eq!(actions.iter().filter(|a| **a == "authority.activate").count(), 2);

@@ -13,6 +13,7 @@ use time::{Duration as Span, OffsetDateTime};
 use vouchsafe_audit::{Draft, Outcome, Principal};
 use vouchsafe_ca::{Authority, CaConfig, CaError, CaManager, JwtRequest, Kind, Step, StepError, X509Request};
 use vouchsafe_identity::key::LocalKey;
+use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, SpiffeId, TrustDomain, x509};
 use vouchsafe_runtime::keys::{KeyError, MemoryKeys};
@@ -50,8 +51,8 @@ impl Bench {
             request_id: "call-1".to_owned(),
             traceparent: None,
             principal: Principal::Local { uid: 7, pid: 8 },
-            scope: "local".to_owned(),
-            action: String::new(),
+            scope: "local".into(),
+            action: "".into(),
             outcome: Outcome::Done,
             code: None,
             reason: None,
@@ -123,7 +124,7 @@ fn x509_svid(ca: &CaManager) -> Vec<Vec<u8>> {
     let key = LocalKey::generate("workload", KeyAlgorithm::EcP256).unwrap();
     let request = X509Request {
         spiffe_id: SpiffeId::new("spiffe://example.org/agent").unwrap(),
-        public_key: key.public_key_spki().to_vec(),
+        public_key: CheckedKey::new(key.public_key_spki()).unwrap(),
         dns_names: Vec::new(),
         ttl: None,
     };

@@ -104,7 +104,7 @@ impl AnonymousCalls {
             };
             Draft {
                 outcome: outcome(code),
-                code: Some(format!("{code:?}")),
+                code: Some(format!("{code:?}").into()),
                 ..origin.change(method, [("count", count.to_string())])
             }
         });

@@ -50,11 +50,12 @@ impl Audit {
         let trace = trace.and_then(|value| value.to_str().ok()).and_then(traceparent);
         let path = request.uri().path();
         let method = match authorize::rule(path) {
-            Some((name, _)) => name.to_owned(),
+            Some((name, _)) => name.into(),
             None => path
                 .get(..path.floor_char_boundary(MAX_METHOD_BYTES))
                 .unwrap_or_default()
-                .to_owned(),
+                .to_owned()
+                .into(),
         };
         Some(Call::new(method, peer, trace, self.clock.now()))
     }
@@ -68,7 +69,7 @@ impl Step for Audit {
         let place = match self.sink.reserve().await {
             Ok(place) => place,
             Err(error) => {
-                tracing::error!(%error, method = call.method, "a call is refused, because it cannot be recorded");
+                tracing::error!(%error, method = &*call.method, "a call is refused, because it cannot be recorded");
                 return Status::unavailable("the audit log takes no records").into_http();
             }
         };

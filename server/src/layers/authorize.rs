@@ -29,7 +29,7 @@ impl Authorize {
         let (call, candidate) = (Arc::clone(call), Arc::clone(candidate));
         let path = request.uri().path();
         let Some((method, rule)) = rule(path) else {
-            return Err(refused(&Refusal::UnknownMethod(call.method.clone())));
+            return Err(refused(&Refusal::UnknownMethod(call.method.to_string())));
         };
         let decided = self.0.authorize(method, rule, &candidate, &call.origin()).await;
         call.admit(decided.map_err(|e| refused(&e))?);

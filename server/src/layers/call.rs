@@ -1,12 +1,12 @@
 //! What is known of one call while it goes through the stack; handlers find it in the request.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use time::OffsetDateTime;
 use tonic::{Code, Status};
 use uuid::Uuid;
-use vouchsafe_audit::{Draft, Outcome};
+use vouchsafe_audit::{Draft, Facts, Outcome};
 use vouchsafe_identity::SpiffeId;
 
 use crate::caller::{Caller, Peer, Scope};
@@ -25,16 +25,16 @@ pub struct Call {
     /// When it came, by the server's clock.
     pub at: OffsetDateTime,
     /// The method as the table spells it, or what the caller asked for.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// The other end of the connection.
     pub peer: Arc<Peer>,
     caller: OnceLock<Caller>,
-    facts: Mutex<BTreeMap<String, String>>,
+    facts: Mutex<Facts>,
 }
 
 impl Call {
     pub(super) fn new(
-        method: String,
+        method: Cow<'static, str>,
         peer: Arc<Peer>,
         traceparent: Option<String>,
         at: OffsetDateTime,
@@ -89,14 +89,14 @@ impl Call {
     }
 
     /// Notes a fact for the call's record.
-    pub fn fact(&self, name: &str, value: impl Into<String>) {
+    pub fn fact(&self, name: &'static str, value: impl Into<String>) {
         let mut value: String = value.into();
         if value.len() > MAX_FACT_BYTES {
             value.truncate(value.floor_char_boundary(MAX_FACT_BYTES));
             value.push('…');
         }
         let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.insert(name.to_owned(), value);
+        facts.insert(name.into(), value);
     }
 
     /// The call as the origin of changes.
@@ -116,10 +116,10 @@ impl Call {
             request_id: self.request_id.clone(),
             traceparent: self.traceparent.clone(),
             principal: self.peer.principal(),
-            scope: self.scope().name().to_owned(),
+            scope: self.scope().name().into(),
             action: self.method.clone(),
             outcome: outcome(code),
-            code: Some(format!("{code:?}")),
+            code: Some(format!("{code:?}").into()),
             reason,
             facts: std::mem::take(&mut *self.facts.lock().unwrap_or_else(PoisonError::into_inner)),
         }

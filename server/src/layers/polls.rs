@@ -61,7 +61,7 @@ impl Polls {
                 };
                 Draft {
                     outcome: Outcome::Done,
-                    code: Some("Ok".to_owned()),
+                    code: Some("Ok".into()),
                     ..origin.change(method, [("count", count.to_string())])
                 }
             })

@@ -382,7 +382,7 @@ impl Nodes {
         &self,
         origin: &Origin,
         node: &Versioned<Node>,
-        (action, HandedOut { serial, expires_at }): (&str, HandedOut),
+        (action, HandedOut { serial, expires_at }): (&'static str, HandedOut),
     ) -> Result<(), NodeError> {
         let facts = [
             ("spiffe_id", node.value.id.to_string()),

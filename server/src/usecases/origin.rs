@@ -34,20 +34,20 @@ impl Origin {
     }
 
     /// The audit record of a change that was made.
-    pub fn change<const N: usize>(&self, action: &str, facts: [(&str, String); N]) -> Draft {
+    pub fn change<const N: usize>(&self, action: &'static str, facts: [(&'static str, String); N]) -> Draft {
         Draft {
             at: self.at,
             request_id: self.request_id.clone(),
             traceparent: self.traceparent.clone(),
             principal: self.principal.clone(),
-            scope: self.scope.to_owned(),
-            action: action.to_owned(),
+            scope: self.scope.into(),
+            action: action.into(),
             outcome: Outcome::Done,
             code: None,
             reason: None,
             facts: facts
                 .into_iter()
-                .map(|(name, value)| (name.to_owned(), value))
+                .map(|(name, value)| (name.into(), value))
                 .collect(),
         }
     }

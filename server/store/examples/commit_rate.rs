@@ -58,12 +58,12 @@ fn creation(n: u64) -> Result<Commit, Failure> {
         request_id: format!("{n:032x}"),
         traceparent: None,
         principal: Principal::Local { uid: 0, pid: 1 },
-        scope: "local".to_owned(),
-        action: "entry.create".to_owned(),
+        scope: "local".into(),
+        action: "entry.create".into(),
         outcome: Outcome::Done,
         code: None,
         reason: None,
-        facts: BTreeMap::from([("entry_id".to_owned(), entry.id.to_string())]),
+        facts: BTreeMap::from([("entry_id".into(), entry.id.to_string())]),
     };
     Ok(Commit::default()
         .change(ChangeKind::Entry(entry.id.clone()))

@@ -24,10 +24,10 @@ fn draft(request_id: &str) -> Draft {
         principal: Principal::Anonymous {
             source: "127.0.0.1".to_owned(),
         },
-        scope: "none".to_owned(),
-        action: "/a.B/C".to_owned(),
+        scope: "none".into(),
+        action: "/a.B/C".into(),
         outcome: Outcome::Refused,
-        code: Some("PERMISSION_DENIED".to_owned()),
+        code: Some("PERMISSION_DENIED".into()),
         reason: Some("no certificate".to_owned()),
         facts: BTreeMap::new(),
     }

@@ -41,8 +41,8 @@ fn commit(hash: &str) -> Commit {
             principal: Principal::System {
                 component: "test".to_owned(),
             },
-            scope: "none".to_owned(),
-            action: "token.create".to_owned(),
+            scope: "none".into(),
+            action: "token.create".into(),
             outcome: Outcome::Done,
             code: None,
             reason: None,

@@ -120,11 +120,11 @@ pub(crate) fn draft(request_id: &str) -> Draft {
         request_id: request_id.to_owned(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         principal: Principal::Local { uid: 1000, pid: 42 },
-        scope: "local".to_owned(),
-        action: "entry.create".to_owned(),
+        scope: "local".into(),
+        action: "entry.create".into(),
         outcome: Outcome::Done,
-        code: Some("OK".to_owned()),
+        code: Some("OK".into()),
         reason: None,
-        facts: BTreeMap::from([("entry_id".to_owned(), "e1".to_owned())]),
+        facts: BTreeMap::from([("entry_id".into(), "e1".to_owned())]),
     }
 }
