@@ -11,7 +11,9 @@ use vouchsafe_identity::bundle::X509Authority;
 use vouchsafe_identity::x509::verify_svid;
 use vouchsafe_identity::{Bundle, LocalKey, Signer, TrustDomain};
 use vouchsafe_proto::spire::api::types;
-use vouchsafe_proto::workload::{JwtsvidRequest, ValidateJwtsvidRequest, X509svidRequest, X509svidResponse};
+use vouchsafe_proto::workload::{
+    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509svidRequest, X509svidResponse,
+};
 use vouchsafe_runtime::Clock;
 use vouchsafe_store::sled::{SledConfig, SledStore};
 use vouchsafe_store::{AuditReader, ChangeReader, Revision, Store};
@@ -217,6 +219,16 @@ pub(crate) async fn fetch_jwt(
         }
     }
     Ok(ids)
+}
+
+/// The JWT bundles that a caller is given, as they are told: JSON, one after the other.
+pub(crate) async fn jwt_bundles(socket: &Path) -> anyhow::Result<String> {
+    let mut client = connect(socket).await?;
+    let mut stream = client.fetch_jwt_bundles(JwtBundlesRequest {}).await?.into_inner();
+    let first = tokio::time::timeout(PATIENCE, stream.message()).await??;
+    let bundles = first.context("a message")?.bundles.into_values();
+    let texts: Result<Vec<String>, _> = bundles.map(String::from_utf8).collect();
+    Ok(texts?.concat())
 }
 
 /// Whether nobody holds the store any more.

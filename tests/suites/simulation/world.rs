@@ -218,9 +218,15 @@ impl World {
         let socket = self.workload_socket();
         let heard = until(
             "the caller has the bundle with the prepared authority",
-            async || {
-                let served = crate::checks::fetch(&socket).await.ok()?;
-                served.trusts(&published).then_some(())
+            async || match kind {
+                Kind::X509 => {
+                    let served = crate::checks::fetch(&socket).await.ok()?;
+                    served.trusts(&published).then_some(())
+                }
+                Kind::Jwt => {
+                    let bundles = crate::checks::jwt_bundles(&socket).await.ok()?;
+                    bundles.contains(&format!("\"{prepared}\"")).then_some(())
+                }
             },
         );
         heard.await?;
