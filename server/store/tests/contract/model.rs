@@ -224,7 +224,9 @@ async fn run(steps: Vec<Step>) {
             } => {
                 let mut commit = resolve(&model, expect, mutations);
                 commit.changes = vec![ChangeKind::Entry(entry_id("e0")); changes];
-                commit.audit = vec![Arc::new(draft("r")); audit];
+                commit.audit = std::iter::repeat_with(|| Arc::new(draft("r")))
+                    .take(audit)
+                    .collect();
                 let expected = model.commit(&commit);
                 for store in [&memory, sled.as_ref().unwrap()] {
                     let result = store.commit(commit.clone()).await.map_err(|error| match error {
