@@ -19,7 +19,7 @@ use crate::{Commit, CommitError, SharedStore, StoreError};
 /// Most records in one commit.
 const MAX_BATCH: usize = 1024;
 /// How long records gather for which nobody waits: a commit costs more than a hundred records in it.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(25);
 /// How long the writer waits before it tries a batch again that the store did not take.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
