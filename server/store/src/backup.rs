@@ -87,7 +87,7 @@ pub trait BackupReader: Send + Sync {
     /// early and quietly when the receiver is gone.
     ///
     /// # Errors
-    /// [`StoreError::Closed`] while another backup is under way, or the store takes no writes; and others when the store
+    /// [`StoreError::BackupUnderWay`]; [`StoreError::Closed`] when the store takes no writes; and others when the store
     /// cannot be read.
     async fn backup(&self, to: mpsc::Sender<BackupPart>) -> Result<(), StoreError>;
 }

@@ -37,6 +37,9 @@ pub enum StoreError {
     /// The operating system refused a read or a write.
     #[error("store failed: {0}")]
     Io(String),
+    /// Another backup is being made.
+    #[error("another backup is under way: try again when it has ended")]
+    BackupUnderWay,
     /// The store has been shut down, or a failed write closed it for writing.
     #[error("the store takes no writes: {0}")]
     Closed(String),

@@ -61,7 +61,7 @@ impl Writer {
     pub(super) fn begin_copy(&mut self) -> Result<(), StoreError> {
         self.check_open()?;
         if self.touched.is_some() {
-            return Err(StoreError::Closed("another backup is under way".to_owned()));
+            return Err(StoreError::BackupUnderWay);
         }
         self.touched = Some(BTreeSet::new());
         Ok(())
