@@ -147,6 +147,8 @@ impl TraceSender {
             let mut batch = Vec::new();
             loop {
                 let stopped = tokio::select! {
+                    // First, or a full queue before a silent collector could be chosen again and again.
+                    biased;
                     () = stopping.cancelled() => true,
                     () = sending.gather(&mut batch) => false,
                 };
