@@ -40,9 +40,10 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
 async fn rounds(rounds: usize, count: usize) -> anyhow::Result<Vec<Duration>> {
     let mut deployment = Deployment::configured(rig::SERVER_LIMITS, rig::AGENT_LIMITS).await?;
     let admin = rig::admin(&deployment).await?;
-    entries::fill(&admin, 0, count.saturating_sub(1), fleet::ALIAS).await?;
+    // First, so that it is among those that the agent keeps where there are more than it has places for.
     let own = entries::entry("/agent/own", fleet::ALIAS, &workload::own_selectors()?);
     entries::create(&admin, vec![own]).await?;
+    entries::fill(&admin, 0, count.saturating_sub(1), fleet::ALIAS).await?;
     until("the agent holds all SVIDs", async || {
         let cached = rig::agent_health(&deployment).await.ok()?.cached_svids;
         usize::try_from(cached)
