@@ -11,6 +11,7 @@ pub mod needs;
 pub mod network;
 pub mod node;
 pub mod running;
+pub mod sealed;
 pub mod upstream;
 pub mod wait;
 pub mod workload;

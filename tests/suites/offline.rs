@@ -10,15 +10,13 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use vouchsafe_agent::node::state::StateDir;
-use vouchsafe_agent::node::stored_id;
-use vouchsafe_agent::sealed::{Seal, SealKeySource};
-use vouchsafe_identity::{Bundle, LocalKey, Signer, SpiffeId, TrustDomain, X509Authority, x509};
+use vouchsafe_identity::{Bundle, LocalKey, Signer, TrustDomain, X509Authority, x509};
 use vouchsafe_proto::workload::{X509svidRequest, X509svidResponse};
 use vouchsafe_runtime::Clock;
 use vouchsafe_tests::daemons::{Deployment, TRUST_DOMAIN, own_uid};
 use vouchsafe_tests::needs::Need;
 use vouchsafe_tests::require;
+use vouchsafe_tests::sealed::{agent_id, until_sealed};
 use vouchsafe_tests::wait::until;
 use vouchsafe_tests::workload::{certificates, connect, next};
 
@@ -64,30 +62,13 @@ async fn given(at: &Deployment, id: &str) -> anyhow::Result<String> {
     serial.await.with_context(|| at.logs())
 }
 
-/// Who the agent is, by what it stored.
-fn agent_id(at: &Deployment) -> anyhow::Result<SpiffeId> {
-    // A folder of its own, since the agent holds its own.
-    let copy = tempfile::tempdir()?;
-    std::fs::copy(
-        at.path("agent/agent-svid.json"),
-        copy.path().join("agent-svid.json"),
-    )?;
-    let state = StateDir::open(copy.path())?;
-    stored_id(&state, &domain()?)?.context("the agent has joined")
-}
-
 /// Waits until the SVID with this serial number, or any where none is given, is sealed.
 async fn sealed(at: &Deployment, id: &str, serial: Option<&str>) -> anyhow::Result<()> {
-    let agent = agent_id(at)?;
-    until("the SVID is sealed", async || {
-        let seal = Seal::open(&SealKeySource::File, &at.path("agent"), None).ok()??;
-        let restored = seal.restore(agent.as_str(), &domain().ok()?, now())?;
-        let mut svids = restored.svids.iter();
-        svids
-            .any(|(_, svid)| {
-                svid.spiffe_id.as_str() == id && serial.is_none_or(|serial| svid.serial == serial)
-            })
-            .then_some(())
+    until_sealed(at, "the SVID", |sealed| {
+        let mut svids = sealed.svids.iter();
+        svids.any(|(_, svid)| {
+            svid.spiffe_id.as_str() == id && serial.is_none_or(|serial| svid.serial == serial)
+        })
     })
     .await
 }

@@ -15,6 +15,7 @@ use vouchsafe_proto::workload::{X509svidRequest, X509svidResponse};
 use vouchsafe_tests::daemons::{Daemon, Deployment, TRUST_DOMAIN};
 use vouchsafe_tests::link::{Link, Mode};
 use vouchsafe_tests::node::{channel, paths};
+use vouchsafe_tests::sealed::until_sealed;
 use vouchsafe_tests::wait::until;
 use vouchsafe_tests::workload;
 
@@ -157,6 +158,16 @@ async fn killed_at(
     let mut stream = open(at).await?;
     let first = workload::next(&mut stream).await?;
     ensure!(ids(&first) == mine(old), "{:?}", ids(&first));
+    // An agent seals seconds after a change: killed before that, it would rightly serve what came earlier.
+    if with_agent {
+        until_sealed(at, "the old set", |sealed| {
+            let svids = sealed.svids.iter().map(|(_, svid)| svid.spiffe_id.path());
+            let svids: BTreeSet<_> = svids.collect();
+            mine(old).iter().all(|id| svids.contains(id.as_str()))
+        })
+        .await
+        .with_context(|| at.logs())?;
+    }
     let begun = resyncs(at);
     link.set(Mode::Cut);
     create(at, generation).await?;
