@@ -4,7 +4,8 @@
 //! has a deadline, and each uid a number of reads at once: whoever hangs them hangs only its own uid's.
 //!
 //! To change threads for a read and back costs more than most reads. So a runtime may have workers to spare: as many
-//! reads as that are done on the workers themselves, and whoever hangs those has only taken the spare ones.
+//! reads as that are done on the workers themselves. Such a read first leaves all that its worker had to do to others,
+//! the sockets and the clock too: whoever hangs it has taken a spare worker, and nothing else.
 
 use std::collections::HashMap;
 use std::io;
@@ -61,7 +62,7 @@ impl Reads {
         self
     }
 
-    /// Runs `read` on a thread that may block.
+    /// Runs `read`, which may block: on a worker where one can be spared, else on a thread for such work.
     ///
     /// # Errors
     /// That of `read`, or `TimedOut`; the thread then keeps its place until it comes back.
@@ -134,7 +135,9 @@ where
 {
     tokio::spawn(async move {
         // A worker keeps the task that was woken last to itself, and others cannot take it over: from here on that
-        // is this one, which does nothing.
+        // is the second of these, which do nothing. The first is then there for others, which wakes one that sleeps:
+        // this worker may be the one that sockets and the clock wake, and nobody else takes that over unasked.
+        tokio::spawn(std::future::ready(()));
         tokio::spawn(std::future::ready(()));
         let found = read();
         drop(places);
@@ -143,105 +146,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use vouchsafe_attestors::Reach;
-    use vouchsafe_sys::PidFd;
-
-    use super::*;
-
-    fn process_of(uid: u32) -> Process {
-        let pidfd = PidFd::of_self().unwrap();
-        let pid = pidfd.pid().unwrap();
-        Process {
-            pidfd: Arc::new(pidfd),
-            pid,
-            uid,
-            gid: 0,
-            reach: Reach::Full,
-        }
-    }
-
-    #[tokio::test]
-    async fn reads_that_hang_cost_only_their_own_uid() {
-        let reads = Reads::new(Duration::from_millis(50), 3);
-        let mut held = Vec::new();
-        for _ in 0..3 {
-            let (release, wait) = mpsc::channel::<()>();
-            held.push(release);
-            let process = process_of(1);
-            let hung = reads.run(&process, "a test", move || {
-                let _ended = wait.recv();
-                Ok(())
-            });
-            assert!(matches!(hung.await, Err(WorkloadAttestError::TimedOut { .. })));
-        }
-        let same_uid = reads.run(&process_of(1), "a test", || Ok(())).await;
-        assert!(matches!(same_uid, Err(WorkloadAttestError::TimedOut { .. })));
-        // Only the deadline of this machine's load stands between another uid and its answer.
-        let patient = Reads {
-            limit: Duration::from_secs(30),
-            per_uid: 3,
-            places: Mutex::new(reads.places.lock().unwrap().clone()),
-            spare: Arc::clone(&reads.spare),
-        };
-        assert!(patient.run(&process_of(2), "a test", || Ok(())).await.is_ok());
-        drop(held);
-        assert!(patient.run(&process_of(1), "a test", || Ok(())).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn uids_that_nobody_uses_are_forgotten() {
-        let reads = Reads::default();
-        for uid in 0..2_000 {
-            reads.run(&process_of(uid), "a test", || Ok(())).await.unwrap();
-        }
-        assert!(reads.places.lock().unwrap().len() <= UIDS_BEFORE_SWEEP);
-    }
-
-    /// In a thread of its own, which hangs where the workers do.
-    #[test]
-    fn reads_that_hang_keep_the_spare_workers_and_no_other() {
-        let (done, seen) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut builder = tokio::runtime::Builder::new_multi_thread();
-            let runtime = builder.worker_threads(3).enable_all().build().unwrap();
-            runtime.block_on(hang_more_than_can_be_spared());
-            done.send(()).unwrap();
-        });
-        seen.recv_timeout(Duration::from_secs(60))
-            .expect("no worker is left");
-    }
-
-    async fn hang_more_than_can_be_spared() {
-        let reads = Reads::new(Duration::from_millis(200), 3).with_spare_workers(2);
-        let mut held = Vec::new();
-        for uid in 0..5 {
-            let (release, wait) = mpsc::channel::<()>();
-            held.push(release);
-            let process = process_of(uid);
-            let hung = reads.run(&process, "a test", move || {
-                let _ended = wait.recv();
-                Ok(())
-            });
-            assert!(matches!(hung.await, Err(WorkloadAttestError::TimedOut { .. })));
-        }
-        assert_eq!(reads.spare.available_permits(), 0);
-        // Only the deadline of this machine's load stands between others and their answers.
-        let patient = Reads {
-            limit: Duration::from_secs(30),
-            per_uid: 3,
-            places: Mutex::default(),
-            spare: Arc::clone(&reads.spare),
-        };
-        for uid in 0..10 {
-            patient.run(&process_of(uid), "a test", || Ok(())).await.unwrap();
-        }
-        drop(held);
-        // Who hung gives back what it took.
-        while reads.spare.available_permits() < 2 {
-            tokio::task::yield_now().await;
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,223 @@
+//! What hung reads cost, and whom.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream as Caller;
+use std::path::Path;
+use std::sync::mpsc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Runtime;
+use vouchsafe_attestors::Reach;
+use vouchsafe_sys::PidFd;
+
+use super::*;
+
+fn process_of(uid: u32) -> Process {
+    let pidfd = PidFd::of_self().unwrap();
+    let pid = pidfd.pid().unwrap();
+    Process {
+        pidfd: Arc::new(pidfd),
+        pid,
+        uid,
+        gid: 0,
+        reach: Reach::Full,
+    }
+}
+
+#[tokio::test]
+async fn reads_that_hang_cost_only_their_own_uid() {
+    let reads = Reads::new(Duration::from_millis(50), 3);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let (release, wait) = mpsc::channel::<()>();
+        held.push(release);
+        let process = process_of(1);
+        let hung = reads.run(&process, "a test", move || {
+            let _ended = wait.recv();
+            Ok(())
+        });
+        assert!(matches!(hung.await, Err(WorkloadAttestError::TimedOut { .. })));
+    }
+    let same_uid = reads.run(&process_of(1), "a test", || Ok(())).await;
+    assert!(matches!(same_uid, Err(WorkloadAttestError::TimedOut { .. })));
+    // Only the deadline of this machine's load stands between another uid and its answer.
+    let patient = Reads {
+        limit: Duration::from_secs(30),
+        per_uid: 3,
+        places: Mutex::new(reads.places.lock().unwrap().clone()),
+        spare: Arc::clone(&reads.spare),
+    };
+    assert!(patient.run(&process_of(2), "a test", || Ok(())).await.is_ok());
+    drop(held);
+    assert!(patient.run(&process_of(1), "a test", || Ok(())).await.is_ok());
+}
+
+#[tokio::test]
+async fn uids_that_nobody_uses_are_forgotten() {
+    let reads = Reads::default();
+    for uid in 0..2_000 {
+        reads.run(&process_of(uid), "a test", || Ok(())).await.unwrap();
+    }
+    assert!(reads.places.lock().unwrap().len() <= UIDS_BEFORE_SWEEP);
+}
+
+/// In a thread of its own, which hangs where the workers do.
+#[test]
+fn reads_that_hang_keep_the_spare_workers_and_no_other() {
+    let (done, seen) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = two_to_spare();
+        // On a worker: what another thread spawns always wakes one.
+        runtime
+            .block_on(runtime.spawn(hang_more_than_can_be_spared()))
+            .unwrap();
+        done.send(()).unwrap();
+    });
+    seen.recv_timeout(Duration::from_secs(60))
+        .expect("no worker is left");
+}
+
+async fn hang_more_than_can_be_spared() {
+    let reads = Reads::new(Duration::from_millis(200), 3).with_spare_workers(2);
+    let mut held = Vec::new();
+    for uid in 0..5 {
+        let (release, wait) = mpsc::channel::<()>();
+        held.push(release);
+        let process = process_of(uid);
+        let hung = reads.run(&process, "a test", move || {
+            let _ended = wait.recv();
+            Ok(())
+        });
+        assert!(matches!(hung.await, Err(WorkloadAttestError::TimedOut { .. })));
+    }
+    assert_eq!(reads.spare.available_permits(), 0);
+    // Only the deadline of this machine's load stands between others and their answers.
+    let patient = Reads {
+        limit: Duration::from_secs(30),
+        per_uid: 3,
+        places: Mutex::default(),
+        spare: Arc::clone(&reads.spare),
+    };
+    for uid in 0..10 {
+        patient.run(&process_of(uid), "a test", || Ok(())).await.unwrap();
+    }
+    drop(held);
+    // Who hung gives back what it took.
+    while reads.spare.available_permits() < 2 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Two workers to spare, and one.
+fn two_to_spare() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(3).enable_all().build().unwrap()
+}
+
+/// Who takes an event from the driver has it alone while all others sleep. Here each event brings a read that hangs.
+#[test]
+fn a_read_that_hangs_hands_the_sockets_and_the_clock_to_another_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let runtime = two_to_spare();
+    // Ends before the runtime does, also where the test fails: the reads that hang wait for it.
+    let gate = Arc::new(Mutex::new(()));
+    let (begun, seen) = mpsc::channel();
+    let _guard = runtime.enter();
+    let listener = UnixListener::bind(&path).unwrap();
+    let held = gate.lock().unwrap();
+    let reads = Arc::new(Reads::new(Duration::from_millis(200), 8).with_spare_workers(2));
+    let spare = Arc::clone(&reads.spare);
+    runtime.spawn(serve(listener, reads, Arc::clone(&gate), begun));
+    let mut hung = Vec::new();
+    for kept in 0..2 {
+        until_idle(&runtime, 3 - kept);
+        hung.push(call(&path, HANG));
+        seen.recv_timeout(PATIENCE).expect("the read begins");
+    }
+    assert_eq!(spare.available_permits(), 0);
+    // The clock goes on.
+    for caller in &mut hung {
+        assert_eq!(answer(caller), TIMED_OUT);
+    }
+    // So do the sockets, and reads on other threads, hung or not.
+    until_idle(&runtime, 1);
+    assert_eq!(answer(&mut call(&path, HANG)), TIMED_OUT);
+    until_idle(&runtime, 1);
+    assert_eq!(answer(&mut call(&path, READ)), FOUND);
+    drop(held);
+}
+
+/// The deadline of what must not hang.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const HANG: u8 = b'h';
+const READ: u8 = b'r';
+const TIMED_OUT: u8 = b't';
+const FOUND: u8 = b'f';
+
+/// Answers each connection after one read, which waits for `gate` where the caller says so.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the runtime under test ends with its tasks"
+)]
+async fn serve(listener: UnixListener, reads: Arc<Reads>, gate: Arc<Mutex<()>>, begun: mpsc::Sender<()>) {
+    for uid in 0.. {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (reads, gate, begun) = (Arc::clone(&reads), Arc::clone(&gate), begun.clone());
+        tokio::spawn(async move { serve_one(stream, &reads, process_of(uid), gate, begun).await });
+    }
+}
+
+async fn serve_one(
+    mut stream: UnixStream,
+    reads: &Reads,
+    process: Process,
+    gate: Arc<Mutex<()>>,
+    begun: mpsc::Sender<()>,
+) {
+    let hangs = stream.read_u8().await.unwrap() == HANG;
+    let read = move || {
+        begun.send(()).unwrap();
+        if hangs {
+            drop(gate.lock());
+        }
+        Ok(())
+    };
+    let answer = match reads.run(&process, "a test", read).await {
+        Ok(()) => FOUND,
+        Err(_) => TIMED_OUT,
+    };
+    stream.write_u8(answer).await.unwrap();
+}
+
+/// Until so many workers sleep: one of them on the driver.
+fn until_idle(runtime: &Runtime, workers: usize) {
+    let metrics = runtime.metrics();
+    let idle = || {
+        let asleep = |worker: &usize| !metrics.worker_park_unpark_count(*worker).is_multiple_of(2);
+        (0..metrics.num_workers()).filter(asleep).count()
+    };
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while idle() < workers {
+        assert!(
+            tokio::time::Instant::now() < until,
+            "{workers} workers are to sleep"
+        );
+        std::thread::yield_now();
+    }
+}
+
+fn call(path: &Path, what: u8) -> Caller {
+    let mut caller = Caller::connect(path).unwrap();
+    caller.set_read_timeout(Some(PATIENCE)).unwrap();
+    caller.write_all(&[what]).unwrap();
+    caller
+}
+
+fn answer(caller: &mut Caller) -> u8 {
+    let mut answer = [0];
+    caller.read_exact(&mut answer).expect("an answer");
+    answer[0]
+}
