@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use aws_lc_rs::digest::{Context, SHA256};
 use tokio::sync::mpsc;
 
+use super::writer::Touched;
 use super::{Core, Kv, KvStore};
 use crate::backup::{BackupEnd, BackupPart, BackupReader, DELETE, DIGEST_BYTES, END, MAGIC, PUT};
 use crate::codec::{self, FORMAT, Head, Kind, Meta};
@@ -46,16 +47,14 @@ impl From<StoreError> for Stop {
 }
 
 fn copy<K: Kv>(core: &Core<K>, to: mpsc::Sender<BackupPart>) -> Result<(), StoreError> {
-    core.lock().begin_copy()?;
-    let copied = copy_all(core, to);
-    core.lock().end_copy();
-    match copied {
+    let noting = core.lock().begin_copy()?;
+    match copy_all(core, noting, to) {
         Ok(()) | Err(Stop::Gone) => Ok(()),
         Err(Stop::Failed(error)) => Err(error),
     }
 }
 
-fn copy_all<K: Kv>(core: &Core<K>, to: mpsc::Sender<BackupPart>) -> Result<(), Stop> {
+fn copy_all<K: Kv>(core: &Core<K>, noting: Arc<Touched>, to: mpsc::Sender<BackupPart>) -> Result<(), Stop> {
     let mut out = Out::new(to);
     out.bytes(MAGIC)?;
     // A map in memory says nothing about itself; where it does, that row follows and counts.
@@ -76,12 +75,13 @@ fn copy_all<K: Kv>(core: &Core<K>, to: mpsc::Sender<BackupPart>) -> Result<(), S
         }
     }
     for round in 0.. {
-        let mut writer = core.lock();
-        let touched = writer.touched()?;
+        let writer = core.lock();
+        let touched = writer.touched(&noting)?;
         if touched.len() <= FEW || round == MOST_ROUNDS {
             let head = writer.durable();
             let rows = read(core, touched)?;
-            writer.end_copy();
+            // What is written from here on is of no concern, however slowly the rest is taken.
+            drop(noting);
             drop(writer);
             out.rows(rows)?;
             return out.end(head, &core.server_id);
@@ -92,9 +92,9 @@ fn copy_all<K: Kv>(core: &Core<K>, to: mpsc::Sender<BackupPart>) -> Result<(), S
     Ok(())
 }
 
-type Touched = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+type TouchedRows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-fn read<K: Kv>(core: &Core<K>, keys: BTreeSet<Vec<u8>>) -> Result<Touched, StoreError> {
+fn read<K: Kv>(core: &Core<K>, keys: BTreeSet<Vec<u8>>) -> Result<TouchedRows, StoreError> {
     let read = |key: Vec<u8>| Ok((key.clone(), core.kv.get(&key)?));
     keys.into_iter().map(read).collect()
 }
@@ -149,7 +149,7 @@ impl Out {
         Ok(())
     }
 
-    fn rows(&mut self, rows: Touched) -> Result<(), Stop> {
+    fn rows(&mut self, rows: TouchedRows) -> Result<(), Stop> {
         rows.iter()
             .try_for_each(|(key, value)| self.row(key, value.as_deref()))
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -35,8 +35,27 @@ pub(super) struct Writer {
     durable: Head,
     /// Why nothing is written now, after a write that failed.
     closed: Option<Closed>,
-    /// While everything is being copied, the keys that were written since they were last asked for.
-    touched: Option<BTreeSet<Vec<u8>>>,
+    /// What the copy under way wants to know, while there is one: it holds the notes, and ends them when it lets go.
+    copy: Weak<Touched>,
+}
+
+/// The keys that were written since they were last taken from here. Only the writer adds to it, and the copy whose it is
+/// has the only other hold on it: nobody else can end it or take its keys.
+#[derive(Debug, Default)]
+pub(super) struct Touched(Mutex<BTreeSet<Vec<u8>>>);
+
+impl Touched {
+    fn add(&self, keys: impl Iterator<Item = Vec<u8>>) {
+        self.keys().extend(keys);
+    }
+
+    fn take(&self) -> BTreeSet<Vec<u8>> {
+        std::mem::take(&mut *self.keys())
+    }
+
+    fn keys(&self) -> MutexGuard<'_, BTreeSet<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
@@ -53,30 +72,26 @@ impl Writer {
             keep_changes,
             durable: head,
             closed: None,
-            touched: None,
+            copy: Weak::new(),
         }
     }
 
-    /// From now on, notes which keys are written.
-    pub(super) fn begin_copy(&mut self) -> Result<(), StoreError> {
+    /// Notes which keys are written for as long as what this returns is kept.
+    pub(super) fn begin_copy(&mut self) -> Result<Arc<Touched>, StoreError> {
         self.check_open()?;
-        if self.touched.is_some() {
+        if self.copy.strong_count() > 0 {
             return Err(StoreError::BackupUnderWay);
         }
-        self.touched = Some(BTreeSet::new());
-        Ok(())
+        let touched = Arc::default();
+        self.copy = Arc::downgrade(&touched);
+        Ok(touched)
     }
 
-    /// The keys that were written since this was last asked.
-    pub(super) fn touched(&mut self) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+    /// The keys that were written since this was last asked for the same copy.
+    pub(super) fn touched(&self, copy: &Touched) -> Result<BTreeSet<Vec<u8>>, StoreError> {
         // What is in the map after a failed write is not known to be durable.
         self.check_open()?;
-        Ok(self.touched.replace(BTreeSet::new()).unwrap_or_default())
-    }
-
-    /// Notes no more.
-    pub(super) fn end_copy(&mut self) {
-        self.touched = None;
+        Ok(copy.take())
     }
 
     /// Where the counters stand, durable commits only.
@@ -197,8 +212,8 @@ impl Writer {
         }
         let written = group.finish(self.keep_changes).and_then(|(rows, head)| {
             pruning(head.changes_floor);
-            if let Some(touched) = &mut self.touched {
-                touched.extend(rows.keys().cloned());
+            if let Some(copy) = self.copy.upgrade() {
+                copy.add(rows.keys().cloned());
             }
             kv.apply(rows)?;
             kv.sync(head.revision)?;

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use vouchsafe_store::backup::{RestoreError, restore};
 use vouchsafe_store::{
     AuditReader, BackupEnd, BackupPart, BackupReader, BundleReader, ChangeKind, ChangeReader, Commit,
     EntryReader, JournalReader, KeyPurpose, MemoryStore, NodeReader, Record, Revision, SledConfig, SledStore,
-    Store, TokenReader,
+    Store, StoreError, TokenReader,
 };
 
 use crate::samples::{bundle, draft, entry, entry_id, journal, node, token, trust_domain};
@@ -20,24 +22,51 @@ fn open(dir: &Path) -> SledStore {
     SledStore::open(dir, &SledConfig::default()).unwrap()
 }
 
-/// The whole stream, and its end.
-async fn backup<S: BackupReader + 'static>(store: Arc<S>) -> (Vec<u8>, BackupEnd) {
-    let (to, mut parts) = mpsc::channel(4);
-    let mut copying = tokio::task::JoinSet::new();
-    copying.spawn(async move { store.backup(to).await });
-    let mut bytes = Vec::new();
-    let mut whole = None;
-    while let Some(part) = parts.recv().await {
-        match part {
-            BackupPart::Bytes(more) => bytes.extend(more),
-            BackupPart::End { end, sha256 } => {
-                assert!(bytes.ends_with(&sha256));
-                whole = Some(end);
-            }
+/// A backup whose parts are taken one by one.
+struct Running {
+    parts: mpsc::Receiver<BackupPart>,
+    copying: JoinSet<Result<(), StoreError>>,
+    bytes: Vec<u8>,
+    end: Option<BackupEnd>,
+}
+
+impl Running {
+    fn begin<S: BackupReader + 'static>(store: &Arc<S>) -> Self {
+        let (to, parts) = mpsc::channel(1);
+        let store = Arc::clone(store);
+        let mut copying = JoinSet::new();
+        copying.spawn(async move { store.backup(to).await });
+        Self {
+            parts,
+            copying,
+            bytes: Vec::new(),
+            end: None,
         }
     }
-    copying.join_next().await.unwrap().unwrap().unwrap();
-    (bytes, whole.unwrap())
+
+    /// Whether there was one more part.
+    async fn take(&mut self) -> bool {
+        match self.parts.recv().await {
+            Some(BackupPart::Bytes(more)) => self.bytes.extend(more),
+            Some(BackupPart::End { end, sha256 }) => {
+                assert!(self.bytes.ends_with(&sha256));
+                self.end = Some(end);
+            }
+            None => return false,
+        }
+        true
+    }
+
+    /// The whole stream, and its end.
+    async fn whole(mut self) -> (Vec<u8>, BackupEnd) {
+        while self.take().await {}
+        self.copying.join_next().await.unwrap().unwrap().unwrap();
+        (self.bytes, self.end.unwrap())
+    }
+}
+
+async fn backup<S: BackupReader + 'static>(store: Arc<S>) -> (Vec<u8>, BackupEnd) {
+    Running::begin(&store).whole().await
 }
 
 fn restored(bytes: &[u8], dir: &Path) -> Result<SledStore, RestoreError> {
@@ -166,6 +195,61 @@ async fn a_backup_under_load_is_one_revision() {
     }
     stop.send(()).unwrap();
     assert!(load.join_next().await.unwrap().unwrap() > 1);
+}
+
+/// One whose caller is slow to read its end is no reason to refuse the next, and must not spoil it.
+#[tokio::test]
+async fn a_backup_that_still_sends_its_end_leaves_the_next_one_whole() {
+    const MANY: u32 = 3000;
+    let store = Arc::new(MemoryStore::new("server-1"));
+    store.commit(hinted(0, "first")).await.unwrap();
+    let slow = Running::begin(&store);
+    // A part is there, so all is read, and its revision is known.
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while slow.parts.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    let many = (1..MANY).fold(Commit::default(), |commit, uid| {
+        commit.put(Record::Entry(entry(&format!("e{uid:04}"), uid)))
+    });
+    store.commit(many.audit(draft("many"))).await.unwrap();
+    let mut next = Running::begin(&store);
+    next.take().await;
+    assert_another_is_under_way(&store).await;
+
+    let (_, end) = slow.whole().await;
+    assert_eq!(end.revision, Revision(1));
+    assert_another_is_under_way(&store).await;
+    store.commit(hinted(0, "new")).await.unwrap();
+
+    let (bytes, end) = next.whole().await;
+    assert_eq!((end.revision, end.audit_seq), (Revision(3), 3));
+    let dir = tempfile::tempdir().unwrap();
+    let again = restored(&bytes, dir.path()).unwrap();
+    let first = again.entry(&entry_id("e0000")).await.unwrap().unwrap();
+    assert_eq!(first.value.hint, "new");
+    assert_eq!(
+        again.entries(None, usize::MAX).await.unwrap().len(),
+        MANY as usize
+    );
+    assert_eq!(again.audit_records(1, usize::MAX).await.unwrap().len(), 3);
+    backup(store).await;
+}
+
+fn hinted(uid: u32, hint: &str) -> Commit {
+    let mut value = entry(&format!("e{uid:04}"), uid);
+    value.hint = hint.to_owned();
+    Commit::default().put(Record::Entry(value)).audit(draft(hint))
+}
+
+async fn assert_another_is_under_way(store: &MemoryStore) {
+    let (to, parts) = mpsc::channel(1);
+    drop(parts);
+    let refused = store.backup(to).await.unwrap_err();
+    assert!(matches!(refused, StoreError::BackupUnderWay), "{refused}");
 }
 
 #[tokio::test]
