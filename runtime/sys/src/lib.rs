@@ -14,7 +14,7 @@ mod watched;
 pub use error::SysError;
 pub use namespace::{NamespaceId, user_namespace_of};
 pub use pidfd::{PidFd, PidInfo, ProcessIdentity};
-pub use process::{AtRandom, AuxiliaryVector, at_random, start_time};
+pub use process::{AtRandom, AuxiliaryVector, start_time};
 pub use socket::{
     Credentials, Received, pass_credentials, pass_pidfd, peer_credentials, peer_pidfd, receive_with_sender,
 };

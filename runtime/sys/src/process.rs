@@ -116,14 +116,6 @@ impl AuxiliaryVector {
     }
 }
 
-/// The 16 random bytes that the kernel gave the process's program image.
-///
-/// # Errors
-/// As [`AuxiliaryVector::of`] and [`AuxiliaryVector::at_random`].
-pub fn at_random(pid: i32) -> Result<AtRandom, SysError> {
-    AuxiliaryVector::of(pid)?.at_random()
-}
-
 /// Fills `bytes` from the memory of a process; `None` where not all of them could be read.
 fn read_memory(pid: i32, address: u64, bytes: &mut [u8]) -> Option<()> {
     let (len, base) = (bytes.len(), usize::try_from(address).ok()?);

@@ -40,7 +40,7 @@ fn a_number_that_no_process_has_is_gone() {
     assert!(matches!(PidFd::open(0), Err(SysError::Gone)));
     assert!(matches!(PidFd::open(-5), Err(SysError::Gone)));
     assert!(matches!(start_time(i32::MAX), Err(SysError::Gone)));
-    assert!(matches!(at_random(i32::MAX), Err(SysError::Gone)));
+    assert!(matches!(AuxiliaryVector::of(i32::MAX), Err(SysError::Gone)));
 }
 
 #[test]
@@ -100,18 +100,15 @@ fn at_random_changes_with_exec_and_start_time_does_not() {
     let pid = pid_of(&shell);
     let mut line = [0; 3];
     shell.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
-    let before = *at_random(pid).unwrap().expose();
+    let at_random = || *AuxiliaryVector::of(pid).unwrap().at_random().unwrap().expose();
+    let before = at_random();
     let started = start_time(pid).unwrap();
-    assert_eq!(
-        *at_random(pid).unwrap().expose(),
-        before,
-        "constant within one image"
-    );
+    assert_eq!(at_random(), before, "constant within one image");
 
     // After exec, cat echoes: its answer tells that the new image runs.
     shell.stdin.as_mut().unwrap().write_all(b"go\nhi\n").unwrap();
     shell.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
-    assert_ne!(*at_random(pid).unwrap().expose(), before);
+    assert_ne!(at_random(), before);
     assert_eq!(start_time(pid).unwrap(), started);
     shell.kill().unwrap();
     shell.wait().unwrap();
