@@ -8,20 +8,19 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use nix::fcntl::OFlag;
 use vouchsafe_attestors::{Evidence, Process, Reach, WorkloadAttestError, WorkloadAttestor};
-use vouchsafe_sys::{AuxiliaryVector, NamespaceId, PidFd, ProcessIdentity, SysError, user_namespace_of};
+use vouchsafe_sys::{AuxiliaryVector, NamespaceId, PidFd, SysError, user_namespace_of};
 
 use crate::proc_dir::{FileId, ProcDir, failed, file_id, linked_file, still_alive};
 use crate::reads::Reads;
 use crate::unix::same_credentials;
 
-/// What changes when a process executes a program or changes its credentials. Compare two of them; an
-/// identity may be given only where they are equal.
+/// What changes when a process executes a program or changes its credentials. Compare two of one process (which one it is,
+/// its pidfd says); an identity may be given only where they are equal.
 ///
 /// `exe`, `image` and `layout` are absent where the agent may not look into the process (it is not root);
 /// path and hash are withheld then anyway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint {
-    process: ProcessIdentity,
     uid: u32,
     gid: u32,
     exe: Option<FileId>,
@@ -177,12 +176,9 @@ fn fingerprint(process: &Process) -> Result<Fingerprint, WorkloadAttestError> {
         None => Ok(None),
     };
     let image = image.map_err(|error| unknown(process, "AT_RANDOM", error))?;
-    let identity = process.pidfd.identity();
-    let identity = identity.map_err(|error| unknown(process, "its identity", error))?;
     // All was read by number: it was this process's as long as this process lives.
     still_alive(process)?;
     Ok(Fingerprint {
-        process: identity,
         uid,
         gid,
         exe,
