@@ -67,10 +67,8 @@ impl Parts {
     /// # Errors
     /// A status that says why there is no answer.
     pub async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        // Over a connection that still drains nothing more is served: the server may have refused this agent.
-        if self.stopping.is_cancelled() {
-            return Err(stopping());
-        }
+        // Over a connection that still drains too.
+        self.goes_on()?;
         let connection = request
             .extensions()
             .get::<Arc<Connection>>()
@@ -81,6 +79,23 @@ impl Parts {
             self.gate.tell(connection.peer.credentials().pid, &status);
             status
         })
+    }
+
+    /// Whether a call may be answered now: its caller is still what was measured, and the agent goes on.
+    ///
+    /// # Errors
+    /// The status for the caller.
+    pub async fn may_answer(&self, connection: &Connection) -> Result<(), Status> {
+        self.gate.check(connection).await?;
+        self.goes_on()
+    }
+
+    /// Nothing more is served by an agent that stops: the server may have refused it.
+    fn goes_on(&self) -> Result<(), Status> {
+        match self.stopping.is_cancelled() {
+            true => Err(stopping()),
+            false => Ok(()),
+        }
     }
 
     /// What is known, once the server has been heard; waits for that as long as [`PATIENCE`] allows.
@@ -122,6 +137,7 @@ impl Parts {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.stopping.cancelled() => return Err(stopping()),
                 _ = changes.changed() => {}
                 () = over => {}
@@ -179,3 +195,6 @@ pub(crate) fn identities(known: &Knowledge, selectors: &SelectorSet) -> Result<V
     }
     Ok(entries)
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,7 +126,7 @@ impl<T: Topic> Feed<T> {
                 continue;
             }
             // Whoever is not what it was gets nothing.
-            self.parts.gate.check(&self.caller.connection).await?;
+            self.parts.may_answer(&self.caller.connection).await?;
             return Ok(Some(message));
         }
     }
@@ -201,6 +201,7 @@ impl<T: Topic> Feed<T> {
             }
         };
         tokio::select! {
+            biased;
             () = self.parts.stopping.cancelled() => return Err(stopping()),
             changed = self.known.changed() => return changed.map_err(|_| stopping()),
             () = self.watcher.woken() => {}
