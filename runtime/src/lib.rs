@@ -10,6 +10,7 @@ pub mod notify;
 pub mod readiness;
 pub mod run;
 pub mod seal;
+pub mod serving;
 pub mod set_digest;
 pub mod signals;
 pub mod tasks;

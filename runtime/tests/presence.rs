@@ -13,9 +13,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint, Server};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use vouchsafe_runtime::serving::{self, Settings};
 use vouchsafe_runtime::uds::frames::FrameWriter;
 use vouchsafe_runtime::uds::{ConnectionLimits, GuardedListener, Presence, PresenceError, SocketConfig};
 
@@ -58,10 +61,13 @@ async fn serve() -> (Connection, UnixStream) {
         // One connection, and no end, for the end would close it.
         let incoming = futures_util::stream::once(async { Ok::<_, std::io::Error>(stream) });
         let incoming = futures_util::StreamExt::chain(incoming, futures_util::stream::pending());
-        let _ended = Server::builder()
-            .add_service(health)
-            .serve_with_incoming(incoming)
-            .await;
+        let settings = Settings {
+            max_calls: 200,
+            max_header_bytes: 16 * 1024,
+            keepalive_after: None,
+            max_age: None,
+        };
+        serving::serve(Routes::new(health), incoming, settings, CancellationToken::new()).await;
     });
     let connection = Connection {
         _folder: folder,

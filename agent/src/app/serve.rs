@@ -1,14 +1,17 @@
 //! The two sockets: services, limits, reflection.
 
-use tonic::service::InterceptorLayer;
-use tonic::transport::Server;
+use std::convert::Infallible;
+
+use tonic::service::{InterceptorLayer, Routes};
 use tonic_reflection::server::Builder as Reflection;
+use tower::ServiceBuilder;
 use vouchsafe_proto::FILE_DESCRIPTOR_SET;
 use vouchsafe_proto::vouchsafe::agent::v1::agent_admin_server::AgentAdminServer;
 use vouchsafe_proto::vouchsafe::workload::v1::workload_info_server::WorkloadInfoServer;
 use vouchsafe_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use vouchsafe_runtime::TaskGroup;
 use vouchsafe_runtime::metrics::CallMeter;
+use vouchsafe_runtime::serving::{self, Settings};
 use vouchsafe_runtime::uds::{GuardedListener, PlainListener};
 
 use super::AppError;
@@ -21,6 +24,8 @@ use crate::workload::{Parts, header};
 
 /// Answers of reflection and of JWT bundles can be larger than requests.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// Largest headers of a call, in bytes.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
 /// Serves the Workload API.
 pub(super) fn workload(
@@ -46,20 +51,19 @@ pub(super) fn workload(
             .map_err(|e| AppError::Api(e.to_string()))?,
     );
     // The header is demanded of every request on this endpoint, of reflection too.
-    let router = Server::builder()
-        .max_concurrent_streams(limits.max_streams_per_connection)
-        .layer(meter)
-        .layer(InterceptorLayer::new(header::demand))
-        .add_service(workload)
+    let routes = Routes::new(workload)
         .add_service(info)
         .add_service(v1)
         .add_service(v1alpha);
+    let service = ServiceBuilder::new()
+        .layer(meter)
+        .layer(InterceptorLayer::new(header::demand))
+        .service(routes.prepare());
     let connections = connection::incoming(listener, gate, execs, group);
-    let stopping = group.stopping();
+    let (settings, stopping) = (settings(limits), group.stopping());
     group.essential("workload api", async move {
-        router
-            .serve_with_incoming_shutdown(connections, stopping.cancelled_owned())
-            .await
+        serving::serve(service, connections, settings, stopping).await;
+        Ok::<_, Infallible>(())
     });
     Ok(())
 }
@@ -76,17 +80,23 @@ pub(super) fn admin(
     let reflection = reflection(&names)
         .build_v1()
         .map_err(|e| AppError::Api(e.to_string()))?;
-    let router = Server::builder()
-        .max_concurrent_streams(limits.max_streams_per_connection)
-        .add_service(service)
-        .add_service(reflection);
-    let stopping = group.stopping();
+    let routes = Routes::new(service).add_service(reflection).prepare();
+    let (settings, stopping) = (settings(limits), group.stopping());
     group.essential("admin api", async move {
-        router
-            .serve_with_incoming_shutdown(listener.into_incoming(), stopping.cancelled_owned())
-            .await
+        serving::serve(routes, listener.into_incoming(), settings, stopping).await;
+        Ok::<_, Infallible>(())
     });
     Ok(())
+}
+
+/// Who is on the same host is seen to be there, and stays as long as it likes.
+fn settings(limits: &Limits) -> Settings {
+    Settings {
+        max_calls: limits.max_streams_per_connection,
+        max_header_bytes: MAX_HEADER_BYTES,
+        keepalive_after: None,
+        max_age: None,
+    }
 }
 
 /// Tells of these services alone.

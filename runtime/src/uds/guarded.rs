@@ -133,7 +133,7 @@ impl GuardedListener {
         }
     }
 
-    /// All connections to come, for tonic's `serve_with_incoming`. The socket's file goes when it is dropped.
+    /// All connections to come. The socket's file goes when it is dropped.
     pub fn into_incoming(self) -> impl Stream<Item = io::Result<GuardedStream>> + Send {
         futures_util::stream::unfold(self, async |listener| Some((listener.accept().await, listener)))
     }

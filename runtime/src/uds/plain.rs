@@ -83,7 +83,7 @@ impl PlainListener {
         }
     }
 
-    /// All connections to come, for tonic's `serve_with_incoming`. The socket's file goes when it is dropped.
+    /// All connections to come. The socket's file goes when it is dropped.
     pub fn into_incoming(self) -> impl Stream<Item = io::Result<PlainStream>> + Send {
         futures_util::stream::unfold(self, async |listener| Some((listener.accept().await, listener)))
     }

@@ -1,5 +1,6 @@
 //! The listeners: bound first, served last. TLS and admin socket serve the same services through the same layers.
 
+use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,22 +10,22 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
-use tonic::transport::Server;
+use tower::Layer;
 use vouchsafe_runtime::metrics::Exporter;
+use vouchsafe_runtime::serving::{self, Settings};
 use vouchsafe_runtime::tls::{self, AcceptLimits};
 use vouchsafe_runtime::uds::{self, ConnectionLimits, PlainListener, SocketConfig};
 use vouchsafe_runtime::{Handed, TaskGroup};
 
 use super::{Addresses, AppError};
 use crate::config::{Config, Limits};
-use crate::layers::{CallStack, Layers};
+use crate::layers::Layers;
 
 /// Mode of the admin socket, and with a group that may open it too.
 const OWNER_ONLY: u32 = 0o600;
 const OWNER_AND_GROUP: u32 = 0o660;
-/// Silence after which a client is asked whether it is still there, and how long it may take to answer.
+/// Silence after which a client is asked whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Largest headers of a call, in bytes.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
@@ -96,45 +97,32 @@ impl Bound {
             &layers.metrics.connections,
             group,
         );
-        let mut server = server(limits, &stack).max_connection_age(limits.max_connection_age.get());
-        // No grace: with one, tonic says nothing at the age and cuts the connection after the grace. Without, it asks the
-        // client to connect anew, and what is under way comes to its end.
-        let server = server.add_routes(routes.clone());
-        let (stopping, alive) = (group.stopping(), served.clone());
+        let service = stack.layer(routes.prepare());
+        let settings = Settings {
+            max_calls: limits.max_calls_per_connection,
+            max_header_bytes: MAX_HEADER_BYTES,
+            keepalive_after: Some(KEEPALIVE_AFTER),
+            max_age: Some(limits.max_connection_age.get()),
+        };
+        let (stopping, alive, behind) = (group.stopping(), served.clone(), service.clone());
         group.essential("tls listener", async move {
-            let ended = server.serve_with_incoming_shutdown(connections, stopping.cancelled_owned());
-            let ended = ended.await;
+            serving::serve(behind, connections, settings, stopping).await;
             drop(alive);
-            ended
+            Ok::<_, Infallible>(())
         });
         let connections = PlainListener::new(self.admin, ConnectionLimits::default()).into_incoming();
-        let server = server_for_admins(limits, &stack).add_routes(routes);
+        let settings = Settings {
+            keepalive_after: None,
+            max_age: None,
+            ..settings
+        };
         let stopping = group.stopping();
         group.essential("admin socket", async move {
-            let ended = server.serve_with_incoming_shutdown(connections, stopping.cancelled_owned());
-            let ended = ended.await;
+            serving::serve(service, connections, settings, stopping).await;
             drop(served);
-            ended
+            Ok::<_, Infallible>(())
         });
     }
-}
-
-type Layered = Server<tower::layer::util::Stack<CallStack, tower::layer::util::Identity>>;
-
-fn server(limits: &Limits, stack: &CallStack) -> Layered {
-    Server::builder()
-        .max_concurrent_streams(limits.max_calls_per_connection)
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE_AFTER))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(stack.clone())
-}
-
-fn server_for_admins(limits: &Limits, stack: &CallStack) -> Layered {
-    Server::builder()
-        .max_concurrent_streams(limits.max_calls_per_connection)
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .layer(stack.clone())
 }
 
 fn accept_limits(limits: &Limits) -> AcceptLimits {
