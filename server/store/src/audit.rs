@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::{sleep, timeout};
 use vouchsafe_audit::{Draft, Record};
 
@@ -18,7 +19,7 @@ use crate::{Commit, CommitError, SharedStore, StoreError};
 
 /// Most records in one commit.
 const MAX_BATCH: usize = 1024;
-/// How long records gather for which nobody waits: a commit costs more than a hundred records in it.
+/// How long records gather for which nobody waits, while the queue has places: a commit costs more than a hundred records in it.
 const GATHER: Duration = Duration::from_millis(25);
 /// How long the writer waits before it tries a batch again that the store did not take.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -78,6 +79,7 @@ pub enum AuditError {
 pub struct AuditSink {
     queue: mpsc::Sender<Arc<Draft>>,
     longest_wait: Duration,
+    full: Arc<Notify>,
 }
 
 impl AuditSink {
@@ -95,14 +97,8 @@ impl AuditSink {
         // Found out here, where the caller hears of it: in a batch it would hold up all others.
         serde_json::to_writer(std::io::sink(), &draft)
             .map_err(|e| AuditError::Store(StoreError::Unstorable(format!("audit record: {e}"))))?;
-        match timeout(self.longest_wait, self.queue.reserve()).await {
-            Ok(Ok(place)) => {
-                place.send(Arc::new(draft));
-                Ok(())
-            }
-            Ok(Err(_closed)) => Err(AuditError::Closed),
-            Err(_late) => Err(AuditError::Busy(self.longest_wait)),
-        }
+        self.reserve().await?.record(draft);
+        Ok(())
     }
 
     /// Takes a place in the queue for a record that will be known later, so that the call can be refused now.
@@ -110,7 +106,13 @@ impl AuditSink {
     /// # Errors
     /// As [`AuditSink::record`].
     pub async fn reserve(&self) -> Result<AuditPlace, AuditError> {
-        match timeout(self.longest_wait, self.queue.clone().reserve_owned()).await {
+        let queue = match self.queue.clone().try_reserve_owned() {
+            Ok(place) => return Ok(AuditPlace(place)),
+            Err(TrySendError::Closed(_)) => return Err(AuditError::Closed),
+            Err(TrySendError::Full(queue)) => queue,
+        };
+        self.full.notify_one();
+        match timeout(self.longest_wait, queue.reserve_owned()).await {
             Ok(Ok(place)) => Ok(AuditPlace(place)),
             Ok(Err(_closed)) => Err(AuditError::Closed),
             Err(_late) => Err(AuditError::Busy(self.longest_wait)),
@@ -148,6 +150,8 @@ impl AuditPlace {
 pub struct AuditWriter {
     store: SharedStore,
     queue: mpsc::Receiver<Arc<Draft>>,
+    /// Told when a call waits for a place.
+    full: Arc<Notify>,
 }
 
 impl AuditWriter {
@@ -157,8 +161,10 @@ impl AuditWriter {
         let sink = AuditSink {
             queue: sender,
             longest_wait: config.longest_wait,
+            full: Arc::default(),
         };
-        (sink, Self { store, queue })
+        let full = Arc::clone(&sink.full);
+        (sink, Self { store, queue, full })
     }
 
     /// Writes until every sink is gone, or until `stop` and then what is queued.
@@ -183,7 +189,7 @@ impl AuditWriter {
                         return Ok(());
                     }
                     if !stopping && count < MAX_BATCH {
-                        stopping = self.pause(GATHER, stop.as_mut()).await;
+                        stopping = self.gather(stop.as_mut()).await;
                         self.take_more(&mut drafts);
                     }
                     while let Err(source) = self.write(&drafts).await {
@@ -196,6 +202,15 @@ impl AuditWriter {
                     }
                 }
             }
+        }
+    }
+
+    /// As [`Self::pause`] for [`GATHER`], but not longer than there are places for those who come.
+    async fn gather(&mut self, stop: impl Future<Output = ()> + Send) -> bool {
+        let full = Arc::clone(&self.full);
+        tokio::select! {
+            stopping = self.pause(GATHER, stop) => stopping,
+            () = full.notified() => false,
         }
     }
 

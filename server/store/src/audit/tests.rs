@@ -156,6 +156,25 @@ fn small() -> AuditConfig {
     }
 }
 
+type Writing = JoinSet<Result<(), AuditError>>;
+
+/// A writer at work until `stop`.
+fn at_work_until(
+    store: &Arc<Moody>,
+    config: &AuditConfig,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> (AuditSink, Writing) {
+    let (sink, writer) = AuditWriter::new(Arc::clone(store) as SharedStore, config);
+    let mut writing = JoinSet::new();
+    writing.spawn(writer.run(stop));
+    (sink, writing)
+}
+
+/// A writer at work until every sink is gone.
+fn at_work(store: &Arc<Moody>, config: &AuditConfig) -> (AuditSink, Writing) {
+    at_work_until(store, config, std::future::pending())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_waits_and_then_refuses() {
     let (sink, writer) = AuditWriter::new(Moody::new(true), &small());
@@ -186,9 +205,7 @@ async fn a_record_for_which_there_is_no_room_is_given_back() {
 #[tokio::test(start_paused = true)]
 async fn records_wait_for_a_store_that_takes_none_and_are_written_when_it_does() {
     let store = Moody::new(false);
-    let (sink, writer) = AuditWriter::new(Arc::clone(&store) as SharedStore, &AuditConfig::default());
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move { writer.run(std::future::pending()).await });
+    let (sink, mut writing) = at_work(&store, &AuditConfig::default());
     sink.record(draft("a")).await.unwrap();
     store.has_refused(1).await;
     sink.record(draft("b")).await.unwrap();
@@ -199,7 +216,7 @@ async fn records_wait_for_a_store_that_takes_none_and_are_written_when_it_does()
     store.has_records(3).await;
     assert_eq!(store.ids().await, ["a", "b", "c"]);
     drop(sink);
-    tasks.join_next().await.unwrap().unwrap().unwrap();
+    writing.join_next().await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -223,26 +240,24 @@ async fn a_record_that_cannot_be_stored_is_refused_and_holds_up_no_other() {
 async fn what_is_queued_is_written_at_shutdown() {
     let store = Moody::new(true);
     let (sink, writer) = AuditWriter::new(Arc::clone(&store) as SharedStore, &AuditConfig::default());
-    for n in 0..1000 {
+    for n in 0..3000 {
         sink.record(draft(&n.to_string())).await.unwrap();
     }
     writer.run(std::future::ready(())).await.unwrap();
-    let expected: Vec<String> = (0..1000).map(|n: u32| n.to_string()).collect();
+    let expected: Vec<String> = (0..3000).map(|n: u32| n.to_string()).collect();
     assert_eq!(store.ids().await, expected);
     assert!(matches!(
         sink.record(draft("late")).await,
         Err(AuditError::Closed)
     ));
     // In batches, not one by one.
-    assert_eq!(*store.revisions().borrow(), Revision(1));
+    assert_eq!(*store.revisions().borrow(), Revision(3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn records_that_come_one_by_one_are_gathered() {
     let store = Moody::new(true);
-    let (sink, writer) = AuditWriter::new(Arc::clone(&store) as SharedStore, &AuditConfig::default());
-    let mut writing = JoinSet::new();
-    writing.spawn(async move { writer.run(std::future::pending()).await });
+    let (sink, mut writing) = at_work(&store, &AuditConfig::default());
     let begun = tokio::time::Instant::now();
     for n in 0..100 {
         sink.record(draft(&n.to_string())).await.unwrap();
@@ -256,27 +271,61 @@ async fn records_that_come_one_by_one_are_gathered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_place_while_records_are_gathered() {
+    let store = Moody::new(true);
+    let (sink, mut writing) = at_work(&store, &small());
+    let begun = tokio::time::Instant::now();
+    for n in 0..200 {
+        sink.record(draft(&n.to_string())).await.unwrap();
+    }
+    store.has_records(200).await;
+    // The last ones, after whom nobody came.
+    assert!(begun.elapsed() <= GATHER, "{:?}", begun.elapsed());
+    drop(sink);
+    writing.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_amid_the_gathering_writes_what_was_gathered() {
+    let store = Moody::new(true);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stopped = async move { drop(stopped.await) };
+    let (sink, mut writing) = at_work_until(&store, &AuditConfig::default(), stopped);
+    let begun = tokio::time::Instant::now();
+    sink.record(draft("a")).await.unwrap();
+    while sink.waiting() > 0 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(GATHER / 5).await;
+    assert!(store.ids().await.is_empty());
+    sink.record(draft("b")).await.unwrap();
+    stop.send(()).unwrap();
+    writing.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(store.ids().await, ["a", "b"]);
+    assert_eq!(begun.elapsed(), GATHER / 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_written_at_shutdown_is_an_error() {
     let store = Moody::new(false);
     let (sink, writer) = AuditWriter::new(store, &AuditConfig::default());
-    for n in 0..300 {
+    for n in 0..1100 {
         sink.record(draft(&n.to_string())).await.unwrap();
     }
     let lost = writer.run(std::future::ready(())).await.unwrap_err();
     let AuditError::Lost { count, .. } = lost else {
         panic!("{lost}")
     };
-    assert_eq!(count, 300);
+    assert_eq!(count, 1100);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_while_the_store_takes_none_ends_the_writer() {
     let store = Moody::new(false);
-    let (sink, writer) = AuditWriter::new(Arc::clone(&store) as SharedStore, &AuditConfig::default());
-    sink.record(draft("a")).await.unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut writing = JoinSet::new();
-    writing.spawn(writer.run(async move { drop(stopped.await) }));
+    let stopped = async move { drop(stopped.await) };
+    let (sink, mut writing) = at_work_until(&store, &AuditConfig::default(), stopped);
+    sink.record(draft("a")).await.unwrap();
     store.has_refused(1).await;
     stop.send(()).unwrap();
     let lost = writing.join_next().await.unwrap().unwrap().unwrap_err();
@@ -286,9 +335,7 @@ async fn a_stop_while_the_store_takes_none_ends_the_writer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_of_many_callers_all_arrive() {
     let store = Moody::new(true);
-    let (sink, writer) = AuditWriter::new(Arc::clone(&store) as SharedStore, &small());
-    let mut writing = JoinSet::new();
-    writing.spawn(async move { writer.run(std::future::pending()).await });
+    let (sink, mut writing) = at_work(&store, &small());
     let mut callers = JoinSet::new();
     for caller in 0..16 {
         let sink = sink.clone();
