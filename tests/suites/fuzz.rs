@@ -11,6 +11,7 @@
 #[path = "../fuzz/invariants/messages.rs"]
 mod messages;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -135,4 +136,46 @@ fn the_tool_says_what_it_lacks() {
     let (code, text) = run(&["1", "frams"]);
     assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("`frams`") && text.contains("frames"), "{text}");
+}
+
+/// The main build does not see the targets' lock, so nothing else would renew it when a crate uses another.
+#[test]
+fn the_lock_of_the_targets_knows_what_our_crates_use() {
+    let lock: toml::Table = read(&repository().join("tests/fuzz/Cargo.lock")).parse().unwrap();
+    let locked: BTreeMap<&str, BTreeSet<&str>> = lock["package"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| {
+            let uses = package.get("dependencies").and_then(toml::Value::as_array);
+            // `name`, or `name version` where there are several.
+            let uses = uses
+                .into_iter()
+                .flatten()
+                .filter_map(|one| one.as_str()?.split(' ').next());
+            (package["name"].as_str().unwrap(), uses.collect())
+        })
+        .collect();
+    let mut command = cargo_metadata::MetadataCommand::new();
+    command.manifest_path(repository().join("Cargo.toml")).no_deps();
+    let mut checked = 0;
+    for package in command.exec().unwrap().packages {
+        let Some(uses) = locked.get(package.name.as_str()) else {
+            continue;
+        };
+        checked += 1;
+        let wanted = package.dependencies.iter().filter(|dependency| {
+            dependency.kind != cargo_metadata::DependencyKind::Development && !dependency.optional
+        });
+        for dependency in wanted {
+            assert!(
+                uses.contains(dependency.name.as_str()),
+                "tests/fuzz/Cargo.lock does not know that `{}` uses `{}`: renew it with \
+                 `cargo metadata --manifest-path tests/fuzz/Cargo.toml`",
+                package.name,
+                dependency.name
+            );
+        }
+    }
+    assert!(checked >= 10, "{checked}");
 }
