@@ -139,7 +139,10 @@ fn put_entry(state: &mut State, walks: &mut Walks, id: &EntryId, new: Option<Ind
     }
     let after = new.map(|new| walks.above(state, new));
     let who = match (before, after) {
-        (Some(before), Some(after)) if !before.is_subset(&after) => Arc::new(&*before | &*after),
+        // What moves nothing has one walk for both, of perhaps thousands of nodes.
+        (Some(before), Some(after)) if !Arc::ptr_eq(&before, &after) && !before.is_subset(&after) => {
+            Arc::new(&*before | &*after)
+        }
         (before, after) => after.or(before).unwrap_or_default(),
     };
     let hangs_below = |entry: &Arc<IndexedEntry>| state.by_parent.contains_key(&entry.spiffe_id);

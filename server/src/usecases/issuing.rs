@@ -96,7 +96,7 @@ impl Issuing {
     ) -> Vec<Result<EntrySvid, IssuingError>> {
         let mut outcomes = Vec::with_capacity(items.len());
         for (place, (id, csr)) in items.into_iter().enumerate() {
-            if place % AT_ONCE == AT_ONCE - 1 {
+            if place > 0 && place % AT_ONCE == 0 {
                 tokio::task::yield_now().await;
             }
             let entry = self.authorized(agent, &id, now);
@@ -224,4 +224,49 @@ fn check_audience(audience: &[String]) -> Result<(), IssuingError> {
         return Ok(());
     };
     Err(IssuingError::Request(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use time::Duration as Span;
+    use vouchsafe_ca::CaConfig;
+    use vouchsafe_runtime::Clock;
+    use vouchsafe_runtime::keys::MemoryKeys;
+    use vouchsafe_store::{MemoryStore, SharedStore};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn other_calls_get_their_turn_after_so_many_requests() {
+        let trust_domain = TrustDomain::new("example.org").unwrap();
+        let store: SharedStore = Arc::new(MemoryStore::new("server-1"));
+        let now = OffsetDateTime::UNIX_EPOCH + Span::days(20_000);
+        let config = CaConfig::new(trust_domain.clone());
+        let keys = Arc::new(MemoryKeys::new());
+        let ca = CaManager::start(config, Arc::clone(&store), keys, Clock::manual(now)).await;
+        let index = Index::load(&store).await.unwrap();
+        let issuing = Issuing::new(trust_domain, index, ca.unwrap(), Issued::default());
+        let agent = SpiffeId::new("spiffe://example.org/spire/agent/join_token/a").unwrap();
+        for (requests, turns) in [
+            (1, 0),
+            (AT_ONCE, 0),
+            (AT_ONCE + 1, 1),
+            (2 * AT_ONCE, 1),
+            (2 * AT_ONCE + 1, 2),
+        ] {
+            let items = vec![("none".to_owned(), Vec::new()); requests];
+            let mut issued = pin!(issuing.x509_for_entries(&agent, items, now));
+            let mut found = 0;
+            let outcomes = loop {
+                match issued.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(outcomes) => break outcomes,
+                    Poll::Pending => found += 1,
+                }
+            };
+            assert_eq!((outcomes.len(), found), (requests, turns));
+        }
+    }
 }
