@@ -18,7 +18,7 @@ use crate::{EntryId, JournalKey, Key, RestoreMark, Revision, StoreError, TokenHa
 /// 2: a row of the audit log may have several records.
 pub(crate) const FORMAT: u32 = 2;
 /// Longest row of several audit records, in bytes: what the store keeps in one piece.
-const AUDIT_ROW_BYTES: usize = 3 << 10;
+pub(crate) const AUDIT_ROW_BYTES: usize = 3 << 10;
 const HEADER_BYTES: usize = 9;
 /// What stands between the records of a row; JSON has it nowhere else.
 const LINE_FEED: u8 = b'\n';
@@ -113,7 +113,7 @@ impl Kind {
     }
 }
 
-/// What the store says about itself; written once.
+/// What the store says about itself; written when it is made, gets a new format, or is restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
     /// [`FORMAT`] when it was written.

@@ -5,10 +5,13 @@
 //! chunk missing and looks again, and never sees parts of two values.
 
 use crate::StoreError;
+use crate::codec::AUDIT_ROW_BYTES;
 use crate::kv::Row;
 
 /// Longest value in one row, in bytes.
 const CHUNK_BYTES: usize = 3 << 10;
+// A row of the audit log that is full still is one row.
+const _: () = assert!(AUDIT_ROW_BYTES <= CHUNK_BYTES);
 /// Longest key, in bytes: that of the longest SPIFFE ID, with room.
 pub(super) const MAX_KEY_BYTES: usize = 2200;
 /// First byte of the keys of chunks; the keys of values are text of kinds, and begin lower.
