@@ -136,6 +136,18 @@ impl Daemon {
         Ok(ended.with_context(|| format!("{} does not end:\n{}", self.name, self.log()))??)
     }
 
+    /// Waits for it to end by itself, with this exit code and these words in its log.
+    ///
+    /// # Errors
+    /// When it ends otherwise, or not within the deadline.
+    pub async fn ends_with(&mut self, code: i32, why: &str) -> anyhow::Result<()> {
+        let status = self.ended().await?;
+        let log = self.log();
+        ensure!(status.code() == Some(code), "{status}: {log}");
+        ensure!(log.contains(why), "not `{why}`: {log}");
+        Ok(())
+    }
+
     /// What it has logged so far, over all its starts.
     #[must_use]
     pub fn log(&self) -> String {

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use vouchsafe_runtime::TaskGroup;
 
+use crate::daemons::Deployment;
 use crate::wait::until;
 
 /// How the network is.
@@ -41,6 +42,22 @@ pub struct Link {
     hung_up: watch::Sender<()>,
     target: watch::Sender<Option<SocketAddr>>,
     _group: TaskGroup,
+}
+
+impl Deployment {
+    /// A server and an agent with a network between them, and further lines in the agent's configuration.
+    ///
+    /// # Errors
+    /// When one of them does not come up within the deadline.
+    pub async fn linked(agent_config: &str) -> anyhow::Result<(Self, Link)> {
+        let mut deployment = Self::server_alone("").await?;
+        let link = Link::start().await?;
+        link.aim(deployment.server_address().parse()?);
+        deployment.reach_server_at(link.address());
+        deployment.configure_agent(agent_config);
+        deployment.join().await?;
+        Ok((deployment, link))
+    }
 }
 
 impl Link {
@@ -120,7 +137,7 @@ impl Link {
         self.meter.borrow().passed
     }
 
-    /// Waits until all that was let through has come through.
+    /// Waits until all that was let through is on its way to the agent, which need not have read it.
     ///
     /// # Errors
     /// When it does not within the deadline.

@@ -94,10 +94,8 @@ async fn an_evicted_agent_ends_with_its_exit_code_and_says_what_to_do() -> anyho
         .context("an agent")?;
     at.json(&["agent", "evict", "--spiffe-id", id]).await?;
     let agent = at.agent.as_mut().context("an agent")?;
-    let status = agent.ended().await?;
-    ensure!(status.code() == Some(77), "{status}: {}", agent.log());
+    agent.ends_with(77, "does not know this agent").await?;
     let log = agent.log();
-    ensure!(log.contains("does not know this agent"), "{log}");
     ensure!(log.contains("start the agent with a new join token"), "{log}");
     ensure!(!at.path("agent/agent-svid.json").exists());
     at.agent = None;
