@@ -4,8 +4,9 @@
 //! has a deadline, and each uid a number of reads at once: whoever hangs them hangs only its own uid's.
 //!
 //! To change threads for a read and back costs more than most reads. So a runtime may have workers to spare: as many
-//! reads as that are done on the workers themselves. Such a read first leaves all that its worker had to do to others,
-//! the sockets and the clock too: whoever hangs it has taken a spare worker, and nothing else.
+//! reads as that are done on the workers themselves. Such a read first leaves the sockets, the clock and the tasks that
+//! are ready on its worker to others: whoever hangs it has taken a spare worker. A task that has used up its share there
+//! (tokio's budget) and was put off waits with it.
 
 use std::collections::HashMap;
 use std::io;
