@@ -18,12 +18,15 @@ use crate::report::{Limit, Report, Times};
 use crate::{entries, fleet, rig, usage};
 
 const FIGURE: u8 = 2;
-const CONNECTIONS: usize = 8;
+/// Connections, and calls at a time on each: one, as SPIRE was measured; more, as agents with many workloads call; and
+/// one on each of many, as many agents with few.
+const LOADS: [(usize, usize); 4] = [(8, 1), (8, 8), (8, 32), (64, 1)];
+const MOST_CONNECTIONS: usize = 64;
 
 pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
     let deployment = rig::server().await?;
     let admin = rig::admin(&deployment).await?;
-    let members = fleet::join(&deployment, &admin, CONNECTIONS).await?;
+    let members = fleet::join(&deployment, &admin, MOST_CONNECTIONS).await?;
     let ids: Arc<[String]> = entries::fill(&admin, 0, plan.few(), fleet::ALIAS).await?.into();
     let channels = members
         .iter()
@@ -33,17 +36,17 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
     let first = plan.pick(Duration::from_millis(500), Duration::from_millis(50));
     work(&channels, &ids, 1, first).await?;
     let bare = BareIssuer::start().await?;
-    let bare_channels = bare.channels(CONNECTIONS)?;
+    let bare_channels = bare.channels(MOST_CONNECTIONS)?;
     work(&bare_channels, &ids, 1, first).await?;
-    // One call at a time on each connection, as SPIRE was measured; and more, as agents with many workloads call.
-    for at_once in [1, 8, 32] {
+    for (connections, at_once) in LOADS {
+        let channels = channels.get(..connections).context("too few connections")?;
         let before = Raw::measure(plan).await?;
         let (spent, begun) = (usage::processor(pid)?, Instant::now());
-        let times = work(&channels, &ids, at_once, plan.load()).await?;
+        let times = work(channels, &ids, at_once, plan.load()).await?;
         let rate = float(times.count()) / begun.elapsed().as_secs_f64();
         let each_us = (usage::processor(pid)? - spent).as_secs_f64() * 1e6 / float(times.count());
         let after = Raw::measure(plan).await?;
-        let what = format!("8 connections × {at_once}");
+        let what = format!("{connections} connections × {at_once}");
         let raw = before.mean(after).es256.processor_us;
         report.told(
             FIGURE,
@@ -71,7 +74,8 @@ pub(super) async fn measure(plan: &Plan, report: &mut Report) -> anyhow::Result<
             "×",
         );
         report.told(FIGURE, format!("JWT-SVIDs ({what})"), rate, "a second");
-        let bare = (bare.pid()?, bare_channels.as_slice());
+        let bare_channels = bare_channels.get(..connections).context("too few connections")?;
+        let bare = (bare.pid()?, bare_channels);
         floor(plan, report, bare, (&ids, at_once), (each_us, raw)).await?;
         report.told(
             FIGURE,
@@ -101,7 +105,7 @@ async fn floor(
     let answered = work(channels, ids, at_once, plan.load()).await?;
     let rate = float(answered.count()) / begun.elapsed().as_secs_f64();
     let floor_us = (usage::processor(pid)? - spent).as_secs_f64() * 1e6 / float(answered.count());
-    let what = format!("8 connections × {at_once}");
+    let what = format!("{} connections × {at_once}", channels.len());
     let bare = "bare mTLS server that only signs";
     report.told(
         FIGURE,
