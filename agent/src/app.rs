@@ -71,8 +71,6 @@ pub struct Host {
     pub credentials: Option<PathBuf>,
     /// Listening sockets that a service manager handed over.
     pub handed: Handed,
-    /// Workers that the runtime has beyond those that it needs: reads of callers may keep them busy.
-    pub spare_workers: usize,
 }
 
 impl Default for Host {
@@ -83,7 +81,6 @@ impl Default for Host {
             notifier: Notifier::from_environment(),
             credentials: vouchsafe_runtime::config::environment(CREDENTIALS_DIRECTORY).map(PathBuf::from),
             handed: Handed::default(),
-            spare_workers: 0,
         }
     }
 }
@@ -251,7 +248,7 @@ impl App {
         node.check()?;
         let (group, failures) = TaskGroup::new();
         let parts = Parts {
-            gate: Arc::new(gate(&config, host.spare_workers)?),
+            gate: Arc::new(gate(&config)?),
             attestations: metrics.attestations.clone(),
             knowledge,
             x509,
@@ -458,9 +455,8 @@ fn upstream(
     }))
 }
 
-fn gate(config: &Config, spare_workers: usize) -> Result<Gate, AppError> {
-    let reads = Reads::new(MAX_READ_TIME, config.limits.max_attestations_per_uid);
-    let reads = Arc::new(reads.with_spare_workers(spare_workers));
+fn gate(config: &Config) -> Result<Gate, AppError> {
+    let reads = Arc::new(Reads::new(MAX_READ_TIME, config.limits.max_attestations_per_uid));
     let hash_limit_bytes = config.attest.hash_limit.get();
     let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![
         Arc::new(UnixAttestor::new(

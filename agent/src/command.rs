@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io::Write;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,21 +58,12 @@ impl Failure {
     }
 }
 
-/// Workers of the runtime beyond one for each core: reads of callers may keep them, for ever where a caller arranges
-/// that.
-const SPARE_WORKERS: usize = 2;
-
 /// How long work on other threads may go on when all else has ended.
 const LAST_WORK: Duration = Duration::from_secs(5);
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores + SPARE_WORKERS)
-        .enable_all()
-        .build();
-    match runtime {
+    match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let code = runtime.block_on(carry_out());
             // What a caller makes hang does not keep the agent from ending.
@@ -131,7 +121,6 @@ async fn run(path: &Path, token: Option<String>) -> Result<(), Failure> {
     let host = Host {
         log,
         handed: Handed::from_environment().map_err(|e| Failure::new(&e, ExitCode::Config))?,
-        spare_workers: SPARE_WORKERS,
         ..Host::default()
     };
     let signal = signals::shutdown_signal().map_err(|e| Failure::new(&e, ExitCode::Software))?;

@@ -108,7 +108,6 @@ impl Node {
             notifier: Notifier::new(None),
             credentials: None,
             // As shipped, as far as a test's runtime has a worker for each core.
-            spare_workers: usize::from(Handle::current().metrics().num_workers() > 1),
             ..Host::default()
         };
         let app = App::build(self.config()?, host, token).await?;

@@ -7,7 +7,6 @@ use std::sync::mpsc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::runtime::Runtime;
 use vouchsafe_attestors::Reach;
 use vouchsafe_sys::PidFd;
 
@@ -46,7 +45,6 @@ async fn reads_that_hang_cost_only_their_own_uid() {
         limit: Duration::from_secs(30),
         per_uid: 3,
         places: Mutex::new(reads.places.lock().unwrap().clone()),
-        spare: Arc::clone(&reads.spare),
     };
     assert!(patient.run(&process_of(2), "a test", || Ok(())).await.is_ok());
     drop(held);
@@ -62,89 +60,29 @@ async fn uids_that_nobody_uses_are_forgotten() {
     assert!(reads.places.lock().unwrap().len() <= UIDS_BEFORE_SWEEP);
 }
 
-/// In a thread of its own, which hangs where the workers do.
+/// The one worker of this runtime has the sockets, the clock and what was put off to itself.
 #[test]
-fn reads_that_hang_keep_the_spare_workers_and_no_other() {
-    let (done, seen) = mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = two_to_spare();
-        // On a worker: what another thread spawns always wakes one.
-        runtime
-            .block_on(runtime.spawn(hang_more_than_can_be_spared()))
-            .unwrap();
-        done.send(()).unwrap();
-    });
-    seen.recv_timeout(Duration::from_secs(60))
-        .expect("no worker is left");
-}
-
-async fn hang_more_than_can_be_spared() {
-    let reads = Reads::new(Duration::from_millis(200), 3).with_spare_workers(2);
-    let mut held = Vec::new();
-    for uid in 0..5 {
-        let (release, wait) = mpsc::channel::<()>();
-        held.push(release);
-        let process = process_of(uid);
-        let hung = reads.run(&process, "a test", move || {
-            let _ended = wait.recv();
-            Ok(())
-        });
-        assert!(matches!(hung.await, Err(WorkloadAttestError::TimedOut { .. })));
-    }
-    assert_eq!(reads.spare.available_permits(), 0);
-    // Only the deadline of this machine's load stands between others and their answers.
-    let patient = Reads {
-        limit: Duration::from_secs(30),
-        per_uid: 3,
-        places: Mutex::default(),
-        spare: Arc::clone(&reads.spare),
-    };
-    for uid in 0..10 {
-        patient.run(&process_of(uid), "a test", || Ok(())).await.unwrap();
-    }
-    drop(held);
-    // Who hung gives back what it took.
-    while reads.spare.available_permits() < 2 {
-        tokio::task::yield_now().await;
-    }
-}
-
-/// Two workers to spare, and one.
-fn two_to_spare() -> Runtime {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(3).enable_all().build().unwrap()
-}
-
-/// Who takes an event from the driver has it alone while all others sleep. Here each event brings a read that hangs.
-#[test]
-fn a_read_that_hangs_hands_the_sockets_and_the_clock_to_another_worker() {
+fn reads_that_hang_hold_up_neither_sockets_nor_the_clock() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
-    let runtime = two_to_spare();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(1).enable_all().build().unwrap();
     // Ends before the runtime does, also where the test fails: the reads that hang wait for it.
     let gate = Arc::new(Mutex::new(()));
     let (begun, seen) = mpsc::channel();
     let _guard = runtime.enter();
     let listener = UnixListener::bind(&path).unwrap();
     let held = gate.lock().unwrap();
-    let reads = Arc::new(Reads::new(Duration::from_millis(200), 8).with_spare_workers(2));
-    let spare = Arc::clone(&reads.spare);
+    let reads = Arc::new(Reads::new(Duration::from_millis(200), 8));
     runtime.spawn(serve(listener, reads, Arc::clone(&gate), begun));
     let mut hung = Vec::new();
-    for kept in 0..2 {
-        until_idle(&runtime, 3 - kept);
+    for _ in 0..3 {
         hung.push(call(&path, HANG));
         seen.recv_timeout(PATIENCE).expect("the read begins");
     }
-    assert_eq!(spare.available_permits(), 0);
-    // The clock goes on.
     for caller in &mut hung {
         assert_eq!(answer(caller), TIMED_OUT);
     }
-    // So do the sockets, and reads on other threads, hung or not.
-    until_idle(&runtime, 1);
-    assert_eq!(answer(&mut call(&path, HANG)), TIMED_OUT);
-    until_idle(&runtime, 1);
     assert_eq!(answer(&mut call(&path, READ)), FOUND);
     drop(held);
 }
@@ -190,23 +128,6 @@ async fn serve_one(
         Err(_) => TIMED_OUT,
     };
     stream.write_u8(answer).await.unwrap();
-}
-
-/// Until so many workers sleep: one of them on the driver.
-fn until_idle(runtime: &Runtime, workers: usize) {
-    let metrics = runtime.metrics();
-    let idle = || {
-        let asleep = |worker: &usize| !metrics.worker_park_unpark_count(*worker).is_multiple_of(2);
-        (0..metrics.num_workers()).filter(asleep).count()
-    };
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while idle() < workers {
-        assert!(
-            tokio::time::Instant::now() < until,
-            "{workers} workers are to sleep"
-        );
-        std::thread::yield_now();
-    }
 }
 
 fn call(path: &Path, what: u8) -> Caller {
