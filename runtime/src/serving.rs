@@ -1,6 +1,6 @@
 //! Serves gRPC on connections as tonic's own server does, but for two things. The calls of a connection are answered by
-//! the task that reads it, as far as they get without waiting ([`calls`]): a signature takes less time than to hand a call
-//! to another task and its answer back. And what a connection has to say leaves in one write ([`gathered`]).
+//! the task that reads it, as far as they get without waiting (`calls`): a signature takes less time than to hand a call
+//! to another task and its answer back. And what a connection has to say leaves in one write (`gathered`).
 
 mod calls;
 mod deadline;
