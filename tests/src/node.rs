@@ -106,7 +106,6 @@ impl Node {
         let host = Host {
             notifier: Notifier::new(None),
             credentials: None,
-            // As shipped, as far as a test's runtime has a worker for each core.
             ..Host::default()
         };
         let app = App::build(self.config()?, host, token).await?;
