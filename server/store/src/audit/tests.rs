@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use vouchsafe_audit::{Outcome, Principal};
 use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
@@ -158,8 +158,20 @@ fn small() -> AuditConfig {
 
 type Writing = JoinSet<Result<(), AuditError>>;
 
-/// A writer at work until `stop`.
-fn at_work_until(
+/// A writer at work until every sink is gone.
+fn at_work(store: &Arc<Moody>, config: &AuditConfig) -> (AuditSink, Writing) {
+    begun(store, config, std::future::pending())
+}
+
+/// A writer at work until it is told to stop.
+fn at_work_until_stopped(store: &Arc<Moody>) -> (AuditSink, Writing, oneshot::Sender<()>) {
+    let (stop, stopped) = oneshot::channel();
+    let stopped = async move { drop(stopped.await) };
+    let (sink, writing) = begun(store, &AuditConfig::default(), stopped);
+    (sink, writing, stop)
+}
+
+fn begun(
     store: &Arc<Moody>,
     config: &AuditConfig,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -168,11 +180,6 @@ fn at_work_until(
     let mut writing = JoinSet::new();
     writing.spawn(writer.run(stop));
     (sink, writing)
-}
-
-/// A writer at work until every sink is gone.
-fn at_work(store: &Arc<Moody>, config: &AuditConfig) -> (AuditSink, Writing) {
-    at_work_until(store, config, std::future::pending())
 }
 
 #[tokio::test(start_paused = true)]
@@ -288,9 +295,7 @@ async fn nobody_waits_for_a_place_while_records_are_gathered() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_amid_the_gathering_writes_what_was_gathered() {
     let store = Moody::new(true);
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let stopped = async move { drop(stopped.await) };
-    let (sink, mut writing) = at_work_until(&store, &AuditConfig::default(), stopped);
+    let (sink, mut writing, stop) = at_work_until_stopped(&store);
     let begun = tokio::time::Instant::now();
     sink.record(draft("a")).await.unwrap();
     while sink.waiting() > 0 {
@@ -322,9 +327,7 @@ async fn what_cannot_be_written_at_shutdown_is_an_error() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_while_the_store_takes_none_ends_the_writer() {
     let store = Moody::new(false);
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let stopped = async move { drop(stopped.await) };
-    let (sink, mut writing) = at_work_until(&store, &AuditConfig::default(), stopped);
+    let (sink, mut writing, stop) = at_work_until_stopped(&store);
     sink.record(draft("a")).await.unwrap();
     store.has_refused(1).await;
     stop.send(()).unwrap();
