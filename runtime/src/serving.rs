@@ -7,6 +7,7 @@ mod deadline;
 mod gathered;
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -47,33 +48,39 @@ pub struct Settings {
     pub max_age: Option<Duration>,
 }
 
-/// Answers calls of gRPC: a stack of tower layers around tonic's routes, which are always ready. A call that panics ends
-/// alone.
-pub trait Answer<B>:
-    Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static
-{
+/// Answers calls of gRPC. Given to every stack of tower layers around tonic's routes, which are always ready.
+pub trait Answer: Clone + Send + 'static {
+    /// The answer to one call; one that panics ends alone.
+    fn answer(self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
 }
 
-impl<S, B> Answer<B> for S where
+impl<S, B> Answer for S
+where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
-        + 'static
+        + 'static,
+    B: HttpBody<Data = Bytes, Error: Into<StdError>> + Send + 'static,
 {
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        let Ok(answered) = self.oneshot(request).await;
+        answered.map(Body::new)
+    }
 }
+
+/// The bytes of a client, and what is known of who that is.
+pub trait Connection: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static {}
+
+impl<C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static> Connection for C {}
 
 /// Serves these connections until `stopping`, and then until the last of their calls has ended. What the listener says of
 /// connections that it could not take is its own to log.
-pub async fn serve<S, B, C, E>(
-    service: S,
+pub async fn serve<C: Connection, E>(
+    service: impl Answer,
     connections: impl Stream<Item = Result<C, E>>,
     settings: Settings,
     stopping: CancellationToken,
-) where
-    S: Answer<B>,
-    B: HttpBody<Data = Bytes, Error: Into<StdError>> + Send + 'static,
-    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-{
+) {
     let standing = TaskTracker::new();
     {
         // Dropped before the calls have ended: nobody shall connect to a server that ends.
@@ -94,22 +101,18 @@ pub async fn serve<S, B, C, E>(
     standing.wait().await;
 }
 
-async fn connection_served<S, B, C>(
-    service: S,
-    connection: C,
+async fn connection_served(
+    service: impl Answer,
+    connection: impl Connection,
     settings: Settings,
     stopping: CancellationToken,
-) where
-    S: Answer<B>,
-    B: HttpBody<Data = Bytes, Error: Into<StdError>> + Send + 'static,
-    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-{
+) {
     let peer = connection.connect_info();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
         let service = service.clone();
-        within_deadline(request, |request| service.oneshot(request))
+        within_deadline(request, |request| service.answer(request))
     });
     let calls = Calls::default();
     let mut http = http2::Builder::new(calls.clone());

@@ -5,12 +5,9 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body::Body as HttpBody;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::StdError;
 
 const HEADER: &str = "grpc-timeout";
 /// Most digits of a value.
@@ -24,30 +21,20 @@ const MAX_DIGITS: usize = 8;
 pub(super) struct BadTimeout;
 
 /// Answers, unless the client's time is over before that; a stream that has begun is not cut.
-pub(super) async fn within_deadline<B, F>(
+pub(super) async fn within_deadline<F: Future<Output = Response<Body>>>(
     request: Request<Body>,
     answer: impl FnOnce(Request<Body>) -> F,
-) -> Result<Response<Body>, Infallible>
-where
-    B: HttpBody<Data = Bytes, Error: Into<StdError>> + Send + 'static,
-    F: Future<Output = Result<Response<B>, Infallible>>,
-{
+) -> Result<Response<Body>, Infallible> {
     let most = match timeout(request.headers()) {
         Ok(most) => most,
         Err(error) => return Ok(Status::invalid_argument(error.to_string()).into_http()),
     };
     let answer = answer(request);
-    let answer = match most {
-        None => answer.await,
-        Some(most) => match tokio::time::timeout(most, answer).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let status = Status::deadline_exceeded("the time that the client gave is over");
-                return Ok(status.into_http());
-            }
-        },
+    let Some(most) = most else {
+        return Ok(answer.await);
     };
-    answer.map(|response| response.map(Body::new))
+    let late = |_| Status::deadline_exceeded("the time that the client gave is over").into_http();
+    Ok(tokio::time::timeout(most, answer).await.unwrap_or_else(late))
 }
 
 /// What the headers say; nothing where they say nothing.
