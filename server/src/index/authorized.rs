@@ -40,12 +40,15 @@ pub(super) fn may_serve(
     entry: &Arc<IndexedEntry>,
     now: OffsetDateTime,
 ) -> bool {
-    let roots: HashSet<&SpiffeId> = aliases_of(state, agent, now)
-        .chain(std::iter::once(agent))
-        .collect();
     if !entry.is_live(now) {
         return false;
     }
+    let roots = || aliases_of(state, agent, now).chain(std::iter::once(agent));
+    // Most entries hang there, and nothing need be gathered for them.
+    if roots().any(|root| *root == entry.parent_id) {
+        return true;
+    }
+    let roots: HashSet<&SpiffeId> = roots().collect();
     let mut seen = HashSet::new();
     let mut to_visit = vec![&entry.parent_id];
     while let Some(parent) = to_visit.pop() {
