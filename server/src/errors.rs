@@ -131,7 +131,9 @@ impl ToStatus for StoreError {
                 Code::Unavailable,
                 "the store takes no writes after one that failed",
             ),
-            Self::BackupUnderWay => return Status::unavailable(self.to_string()),
+            Self::BackupUnderWay | Self::BackupOvertaken { .. } => {
+                return Status::unavailable(self.to_string());
+            }
             Self::Corrupt(_) => (Code::DataLoss, "the server's store is damaged"),
             Self::Locked { .. } => (Code::Unavailable, "the store failed"),
             _ => (Code::Internal, "the store failed"),

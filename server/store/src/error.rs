@@ -40,6 +40,14 @@ pub enum StoreError {
     /// Another backup is being made.
     #[error("another backup is under way: try again when it has ended")]
     BackupUnderWay,
+    /// More was written while a backup was made than can be noted for it.
+    #[error(
+        "the backup was too slow: more than {most} rows were written meanwhile; try again when less is written, or write it to a faster disk"
+    )]
+    BackupOvertaken {
+        /// Most rows that are noted.
+        most: usize,
+    },
     /// The store has been shut down, or a failed write closed it for writing.
     #[error("the store takes no writes: {0}")]
     Closed(String),

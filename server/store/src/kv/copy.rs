@@ -3,7 +3,6 @@
 //! The writer notes which keys it touches meanwhile. Rows are read without holding anybody up; then those that were
 //! touched are read again, until so few are left that they are read while the writer waits: that is the copy's revision.
 
-use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError};
 
@@ -87,14 +86,18 @@ fn copy_all<K: Kv>(core: &Core<K>, noting: Arc<Touched>, to: mpsc::Sender<Backup
             return out.end(head, &core.server_id);
         }
         drop(writer);
-        out.rows(read(core, touched)?)?;
+        let mut touched = touched.into_iter().peekable();
+        // Not all rows at once: of many, the keys alone are sure to fit into memory.
+        while touched.peek().is_some() {
+            out.rows(read(core, touched.by_ref().take(PAGE_ROWS))?)?;
+        }
     }
     Ok(())
 }
 
 type TouchedRows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-fn read<K: Kv>(core: &Core<K>, keys: BTreeSet<Vec<u8>>) -> Result<TouchedRows, StoreError> {
+fn read<K: Kv>(core: &Core<K>, keys: impl IntoIterator<Item = Vec<u8>>) -> Result<TouchedRows, StoreError> {
     let read = |key: Vec<u8>| Ok((key.clone(), core.kv.get(&key)?));
     keys.into_iter().map(read).collect()
 }

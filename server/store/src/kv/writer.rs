@@ -42,18 +42,43 @@ pub(super) struct Writer {
 /// The keys that were written since they were last taken from here. Only the writer adds to it, and the copy whose it is
 /// has the only other hold on it: nobody else can end it or take its keys.
 #[derive(Debug, Default)]
-pub(super) struct Touched(Mutex<BTreeSet<Vec<u8>>>);
+pub(super) struct Touched(Mutex<Notes>);
+
+#[derive(Debug)]
+enum Notes {
+    Keys(BTreeSet<Vec<u8>>),
+    /// There were too many: whoever takes the copy is too slow.
+    TooMany,
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self::Keys(BTreeSet::new())
+    }
+}
 
 impl Touched {
-    fn add(&self, keys: impl Iterator<Item = Vec<u8>>) {
-        self.keys().extend(keys);
+    /// Most keys that are noted, some 100 bytes each: as many as are written in half a minute at full load.
+    const MOST: usize = 1 << 19;
+
+    fn add(&self, more: impl Iterator<Item = Vec<u8>>) {
+        let mut notes = self.lock();
+        if let Notes::Keys(keys) = &mut *notes {
+            keys.extend(more);
+            if keys.len() > Self::MOST {
+                *notes = Notes::TooMany;
+            }
+        }
     }
 
-    fn take(&self) -> BTreeSet<Vec<u8>> {
-        std::mem::take(&mut *self.keys())
+    fn take(&self) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+        match &mut *self.lock() {
+            Notes::Keys(keys) => Ok(std::mem::take(keys)),
+            Notes::TooMany => Err(StoreError::BackupOvertaken { most: Self::MOST }),
+        }
     }
 
-    fn keys(&self) -> MutexGuard<'_, BTreeSet<Vec<u8>>> {
+    fn lock(&self) -> MutexGuard<'_, Notes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -91,7 +116,7 @@ impl Writer {
     pub(super) fn touched(&self, copy: &Touched) -> Result<BTreeSet<Vec<u8>>, StoreError> {
         // What is in the map after a failed write is not known to be durable.
         self.check_open()?;
-        Ok(copy.take())
+        copy.take()
     }
 
     /// Where the counters stand, durable commits only.
@@ -380,5 +405,26 @@ impl<K: Kv> Staged<'_, '_, K> {
         }
         self.rows.insert(row_key, None);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_backup_must_read_again_is_noted_up_to_a_limit_and_then_it_hears_of_it() {
+        let keys = |count: usize| (0..count).map(|n| n.to_be_bytes().to_vec());
+        let notes = Touched::default();
+        notes.add(keys(Touched::MOST));
+        notes.add(keys(Touched::MOST));
+        assert_eq!(notes.take().unwrap().len(), Touched::MOST);
+        assert!(notes.take().unwrap().is_empty());
+        notes.add(keys(Touched::MOST + 1));
+        for _ in 0..2 {
+            let overtaken = notes.take().unwrap_err();
+            assert!(matches!(overtaken, StoreError::BackupOvertaken { most } if most == Touched::MOST));
+            notes.add(keys(1));
+        }
     }
 }
