@@ -191,7 +191,8 @@ async fn start(
         limits: config.limits.clone(),
         metrics,
     };
-    let identity = identity::ServerIdentity::start(&config.trust_domain, ca, clock.clone())?;
+    let longest_away = config.agent_svid_ttl();
+    let identity = identity::ServerIdentity::start(&config.trust_domain, ca, clock.clone(), longest_away)?;
     let tls = identity.tls(&config.trust_domain)?;
     spawn(group, "server identity", identity.run());
     let routes = api::routes(parts)?;

@@ -86,6 +86,15 @@ impl<I> Active<I> {
 pub(crate) struct Signing {
     pub(crate) x509: Active<Issuer>,
     pub(crate) jwt: Active<JwtIssuer>,
+    /// The X.509 authorities that the bundle has and that are not tainted, the one that is known for longest first.
+    pub(crate) trusted: Vec<Known>,
+}
+
+/// An authority that those who verify may know.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) since: OffsetDateTime,
+    pub(crate) issuer: Arc<Issuer>,
 }
 
 impl Signing {
@@ -100,15 +109,28 @@ impl Signing {
         if issuer.not_after() <= now || issuer.not_before() > now {
             return Err(CaError::NoActiveAuthority("X.509"));
         }
-        let request = SvidRequest {
-            spiffe_id: request.spiffe_id.clone(),
-            public_key: request.public_key.clone(),
-            dns_names: request.dns_names.clone(),
-            not_before: now - BACKDATE,
-            not_after: now + request.ttl.unwrap_or(config.x509_svid_ttl),
-            serial: key::random_serial().map_err(|e| CaError::Request(e.to_string()))?,
-        };
-        Ok(issue_svid(&request, issuer)?)
+        issue_by(issuer, config, request, now)
+    }
+
+    /// By the authority that signs, once it is known for `heard_within`; until then by the one that is known for
+    /// longest of those that outlive what is issued.
+    pub(crate) fn x509_for_server(
+        &self,
+        config: &CaConfig,
+        request: &X509Request,
+        (heard_within, now): (Duration, OffsetDateTime),
+    ) -> Result<CertifiedChain, CaError> {
+        let until = now + request.ttl.unwrap_or(config.x509_svid_ttl);
+        let lasts = |known: &&Known| known.issuer.not_before() <= now && known.issuer.not_after() >= until;
+        let active = self.x509.issuer("X.509").ok();
+        let is_heard = self.trusted.iter().any(|known| {
+            active.is_some_and(|active| active.key_id() == known.issuer.key_id())
+                && known.since + heard_within <= now
+        });
+        match self.trusted.iter().find(lasts) {
+            Some(known) if !is_heard => issue_by(&known.issuer, config, request, now),
+            _ => self.x509(config, request, now),
+        }
     }
 
     pub(crate) fn jwt(
@@ -143,4 +165,21 @@ impl Signing {
             jti: claims.jti,
         })
     }
+}
+
+fn issue_by(
+    issuer: &Issuer,
+    config: &CaConfig,
+    request: &X509Request,
+    now: OffsetDateTime,
+) -> Result<CertifiedChain, CaError> {
+    let request = SvidRequest {
+        spiffe_id: request.spiffe_id.clone(),
+        public_key: request.public_key.clone(),
+        dns_names: request.dns_names.clone(),
+        not_before: now - BACKDATE,
+        not_after: now + request.ttl.unwrap_or(config.x509_svid_ttl),
+        serial: key::random_serial().map_err(|e| CaError::Request(e.to_string()))?,
+    };
+    Ok(issue_svid(&request, issuer)?)
 }

@@ -10,12 +10,12 @@ use tokio::sync::{Mutex, Notify, watch};
 use vouchsafe_audit::Draft;
 use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::x509::CertifiedChain;
-use vouchsafe_identity::{Bundle, KeyAlgorithm};
+use vouchsafe_identity::{Bundle, KeyAlgorithm, X509Authority};
 use vouchsafe_runtime::{Clock, KeyManager};
 use vouchsafe_store::{ChangeKind, Commit, CommitError, Key, Record, SharedStore};
 
 use crate::error::chain;
-use crate::issue::{Active, IssuedJwt, JwtRequest, Signing, X509Request};
+use crate::issue::{Active, IssuedJwt, JwtRequest, Known, Signing, X509Request};
 use crate::life_cycle::{Action, KEEP_EXPIRED};
 use crate::purpose::{JwtSigner, Purpose, X509Ca};
 use crate::record::by_schedule;
@@ -256,6 +256,7 @@ impl CaManager {
         self.signing.store(Arc::new(Signing {
             x509: active(&rotation.x509, &bundle),
             jwt: active(&rotation.jwt, &bundle),
+            trusted: trusted(&rotation.x509, &bundle),
         }));
         self.listing.store(Arc::new(Listing {
             x509: rotation.x509.authorities(&bundle),
@@ -324,6 +325,21 @@ impl CaManager {
         self.signing.load().x509(&self.config, request, self.clock.now())
     }
 
+    /// Issues an X.509-SVID that the server itself shows. Who hears of authorities from the server must know that of the
+    /// server's SVID before: for as long as the authority that signs is not known for `heard_within`, as after one that
+    /// had to be replaced at once, it is signed by that which is known for longest of those that are not tainted.
+    ///
+    /// # Errors
+    /// As [`CaManager::issue_x509`].
+    pub fn issue_x509_for_server(
+        &self,
+        request: &X509Request,
+        heard_within: Duration,
+    ) -> Result<CertifiedChain, CaError> {
+        let at = (heard_within, self.clock.now());
+        self.signing.load().x509_for_server(&self.config, request, at)
+    }
+
     /// Issues a JWT-SVID. Reads no store.
     ///
     /// # Errors
@@ -356,6 +372,21 @@ async fn load(tools: Tools<'_>, now: OffsetDateTime) -> Result<Rotation, CaError
         jwt: Slots::load(rows, KeyAlgorithm::EcP256, tools, &by).await?,
         doubtful: false,
     })
+}
+
+/// In the order in which they came into the bundle: the clock may have been put back since.
+fn trusted(slots: &Slots<X509Ca>, bundle: &Bundle) -> Vec<Known> {
+    let known = |authority: &X509Authority| {
+        let slot = slots.find(&authority.key_id()?)?;
+        let issuer = Arc::clone(slot.issuer.as_ref()?);
+        let since = slot.row.issued_at;
+        Some(Known { since, issuer })
+    };
+    let trusted = bundle
+        .x509_authorities
+        .iter()
+        .filter(|authority| !authority.tainted);
+    trusted.filter_map(known).collect()
 }
 
 /// What signs. A tainted key does not.

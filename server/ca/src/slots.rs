@@ -142,12 +142,12 @@ impl<P: Purpose> Slots<P> {
                 revision: found.revision,
                 issuer: None,
             };
-            if slot.row.state != SlotState::Old {
-                let signer = tools.keys.get(&slot.row.key_id).await?;
-                match signer.filter(|signer| signer.public_key_spki() == slot.row.public_key) {
-                    Some(signer) => slot.issuer = Some(Arc::new(P::issuer(&slot.row, signer)?)),
-                    None => retire_lost(&mut slot, tools, by).await?,
-                }
+            let signer = tools.keys.get(&slot.row.key_id).await?;
+            match signer.filter(|signer| signer.public_key_spki() == slot.row.public_key) {
+                Some(signer) => slot.issuer = Some(Arc::new(P::issuer(&slot.row, signer)?)),
+                // An old one is there until it has ended, but not in what was restored.
+                None if slot.row.state == SlotState::Old => {}
+                None => retire_lost(&mut slot, tools, by).await?,
             }
             loaded.slots.push(slot);
         }

@@ -376,3 +376,59 @@ async fn the_schedule_notices_a_clock_that_was_put_back() {
         () = jumps => {}
     }
 }
+
+/// Whether an agent that knows this bundle takes the server for the server.
+fn server_verifies(ca: &CaManager, known: &Bundle, now: OffsetDateTime) -> bool {
+    let svid = ca
+        .issue_x509_for_server(&x509_request(None), HEARD_WITHIN)
+        .unwrap();
+    x509::verify_svid(&svid.chain, known, now).is_ok()
+}
+
+const HEARD_WITHIN: Duration = Duration::from_secs(3600);
+
+/// The authority that signs was made while the clock was ahead, so that another one signs at once: no agent that is away at
+/// this moment has heard of it.
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_away_while_an_authority_is_replaced_at_once_still_knows_the_server() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    for ahead in [13, 8] {
+        bench.clock.jump(Span::hours(ahead));
+        ca.rotate().await.unwrap();
+    }
+    let known = ca.bundle();
+    bench.clock.jump(-Span::hours(21));
+    ca.rotate().await.unwrap();
+    let now = bench.clock.now();
+    assert!(!x509_verifies(&ca, &known, now), "it signs, and nobody knows it");
+    assert!(server_verifies(&ca, &known, now));
+    let ca = bench.start().await;
+    assert!(server_verifies(&ca, &known, now), "after a restart");
+    // Who was away for longer than its own SVID lasts must join again anyway, and old keys are to rest.
+    let mut present = ca.bundle().as_ref().clone();
+    present
+        .x509_authorities
+        .retain(|authority| !known.x509_authorities.contains(authority));
+    bench.clock.jump(Span::minutes(59));
+    assert!(!server_verifies(&ca, &present, bench.clock.now()));
+    bench.clock.jump(Span::minutes(1));
+    assert!(server_verifies(&ca, &present, bench.clock.now()));
+}
+
+/// Nor is one that ends before what it would sign.
+#[tokio::test(start_paused = true)]
+async fn the_servers_own_svid_is_not_cut_short_by_an_authority_that_ends() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    let ttl = Some(Duration::from_secs(4 * 3600));
+    for _ in 0..48 {
+        bench.clock.jump(Span::hours(1));
+        ca.rotate().await.unwrap();
+        let (now, away) = (bench.clock.now(), Duration::from_secs(100 * 3600));
+        let svid = ca.issue_x509_for_server(&x509_request(ttl), away).unwrap();
+        assert!(svid.not_before < now);
+        assert_eq!(svid.not_after, now + Span::hours(4));
+        assert!(x509::verify_svid(&svid.chain, &ca.bundle(), now).is_ok());
+    }
+}

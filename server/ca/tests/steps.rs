@@ -120,15 +120,18 @@ fn in_state(ca: &CaManager, kind: Kind, state: SlotState) -> Option<Authority> {
     ca.authorities(kind).into_iter().find(|a| a.state == state)
 }
 
-fn x509_svid(ca: &CaManager) -> Vec<Vec<u8>> {
+fn x509_request() -> X509Request {
     let key = LocalKey::generate("workload", KeyAlgorithm::EcP256).unwrap();
-    let request = X509Request {
+    X509Request {
         spiffe_id: SpiffeId::new("spiffe://example.org/agent").unwrap(),
         public_key: CheckedKey::new(key.public_key_spki()).unwrap(),
         dns_names: Vec::new(),
         ttl: None,
-    };
-    ca.issue_x509(&request).unwrap().chain
+    }
+}
+
+fn x509_svid(ca: &CaManager) -> Vec<Vec<u8>> {
+    ca.issue_x509(&x509_request()).unwrap().chain
 }
 
 fn x509_issuer(ca: &CaManager) -> String {
@@ -490,4 +493,31 @@ async fn a_revoked_key_that_could_not_be_deleted_is_deleted_at_the_next_start() 
     bench.keys = keys;
     let ca = bench.start().await;
     bench.agrees(&ca).await;
+}
+
+/// Who was away knows no other than the one before; but nobody shall rely on one that is tainted.
+#[tokio::test(start_paused = true)]
+async fn the_servers_own_svid_hangs_on_what_agents_know_unless_that_is_tainted() {
+    let bench = Bench::new();
+    let ca = bench.start().await;
+    let issuer = || {
+        let away = std::time::Duration::from_secs(3600);
+        let svid = ca.issue_x509_for_server(&x509_request(), away).unwrap();
+        x509::parse_leaf(&svid.chain[0])
+            .unwrap()
+            .authority_key_id
+            .unwrap()
+    };
+    bench.clock.jump(Span::minutes(20));
+    let (first, ahead) = bench.replaced(&ca, Kind::X509).await;
+    assert_eq!((issuer(), x509_issuer(&ca)), (first.clone(), ahead.clone()));
+    bench.step(&ca, Kind::X509, Step::Taint(&first)).await.unwrap();
+    assert_eq!(issuer(), ahead);
+    // The one that agents know has not begun: another one signs for now, though not for longer than it must.
+    bench.clock.jump(-Span::minutes(20));
+    ca.rotate().await.unwrap();
+    assert_eq!(issuer(), x509_issuer(&ca));
+    bench.clock.jump(Span::minutes(21));
+    assert_ne!(x509_issuer(&ca), ahead);
+    assert_eq!(issuer(), ahead);
 }

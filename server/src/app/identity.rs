@@ -28,6 +28,8 @@ pub(super) struct ServerIdentity {
     clock: Clock,
     svid: SvidHandle,
     bundles: BundleHandle,
+    /// How long an agent may be without its server and still come back.
+    longest_away: Duration,
     due: OffsetDateTime,
     /// What the clock showed when `due` was reckoned.
     seen: OffsetDateTime,
@@ -39,6 +41,7 @@ impl ServerIdentity {
         trust_domain: &TrustDomain,
         ca: Arc<CaManager>,
         clock: Clock,
+        longest_away: Duration,
     ) -> Result<Self, AppError> {
         let id = trust_domain
             .with_path(PATH)
@@ -48,6 +51,7 @@ impl ServerIdentity {
             ca,
             svid: SvidHandle::new(),
             bundles: BundleHandle::new(),
+            longest_away,
             due: clock.now(),
             seen: clock.now(),
             clock,
@@ -97,12 +101,13 @@ impl ServerIdentity {
     fn renew(&self) -> Result<OffsetDateTime, AppError> {
         let failed = |e: &dyn std::error::Error| AppError::Identity(chain(e));
         let key = LocalKey::generate("server", KeyAlgorithm::EcP256).map_err(|e| failed(&e))?;
-        let issued = self.ca.issue_x509(&X509Request {
+        let request = X509Request {
             spiffe_id: self.id.clone(),
             public_key: CheckedKey::new(key.public_key_spki()).map_err(|e| failed(&e))?,
             dns_names: Vec::new(),
             ttl: None,
-        })?;
+        };
+        let issued = self.ca.issue_x509_for_server(&request, self.longest_away)?;
         self.svid.set(&issued.chain, &key.to_pkcs8())?;
         tracing::debug!(serial = issued.serial, "the server shows a new SVID");
         let now = self.clock.now();
