@@ -6,7 +6,7 @@ mod serve;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,7 +26,8 @@ use vouchsafe_runtime::{
 };
 use vouchsafe_sys::proc_events::ProcEvents;
 use vouchsafe_workload_attestors::{
-    AgentNamespaces, MAX_READ_TIME, Measurer, ProcessAttestor, ProcessConfig, Reads, UnixAttestor, UnixConfig,
+    AgentNamespaces, MAX_READ_TIME, Measurer, ProcessAttestor, ProcessConfig, Reads, SUBORDINATE_UIDS,
+    UnixAttestor, UnixConfig,
 };
 
 use crate::admin::{Admin, Pulse};
@@ -456,7 +457,8 @@ fn upstream(
 }
 
 fn gate(config: &Config) -> Result<Gate, AppError> {
-    let reads = Arc::new(Reads::new(MAX_READ_TIME, config.limits.max_attestations_per_uid));
+    let reads = Reads::new(MAX_READ_TIME, config.limits.max_attestations_per_uid);
+    let reads = Arc::new(reads.with_subordinate_uids(Path::new(SUBORDINATE_UIDS)));
     let hash_limit_bytes = config.attest.hash_limit.get();
     let attestors: Vec<Arc<dyn WorkloadAttestor>> = vec![
         Arc::new(UnixAttestor::new(

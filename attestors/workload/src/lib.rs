@@ -8,6 +8,7 @@ mod digest;
 mod interpreter;
 mod measure;
 mod names;
+mod owners;
 mod proc_dir;
 mod process;
 mod reads;
@@ -19,6 +20,7 @@ mod unix;
 
 pub use digest::DEFAULT_HASH_LIMIT_BYTES;
 pub use measure::{AgentNamespaces, Fingerprint, Measurement, Measurer};
+pub use owners::SUBORDINATE_UIDS;
 pub use process::{ProcessAttestor, ProcessConfig};
-pub use reads::{DEFAULT_READS_PER_UID, MAX_READ_TIME, Reads};
+pub use reads::{DEFAULT_READS_PER_UID, MAX_READ_TIME, OWNER_READS_FACTOR, Reads};
 pub use unix::{UnixAttestor, UnixConfig};

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as Caller;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,11 +45,58 @@ async fn reads_that_hang_cost_only_their_own_uid() {
     let patient = Reads {
         limit: Duration::from_secs(30),
         per_uid: 3,
+        owners: None,
         places: Mutex::new(reads.places.lock().unwrap().clone()),
     };
     assert!(patient.run(&process_of(2), "a test", || Ok(())).await.is_ok());
     drop(held);
     assert!(patient.run(&process_of(1), "a test", || Ok(())).await.is_ok());
+}
+
+/// Two places a uid, so eight an owner; the runtime has one thread more than those.
+#[test]
+fn many_uids_of_one_owner_that_hang_leave_threads_to_others() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "1000:100000:65536\n").unwrap();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.max_blocking_threads(9).enable_all().build().unwrap();
+    // Ends before the runtime does, also where the test fails: the reads that hang wait for it.
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    let limit = Duration::from_millis(300);
+    let reads = Reads::new(limit, 2).with_subordinate_uids(file.path());
+    let begun = Arc::new(AtomicUsize::new(0));
+    let hang = |uid: u32| {
+        let (gate, begun) = (Arc::clone(&gate), Arc::clone(&begun));
+        let (reads, process) = (&reads, process_of(uid));
+        async move {
+            let hung = reads.run(&process, "a test", move || {
+                begun.fetch_add(1, Ordering::Relaxed);
+                drop(gate.lock());
+                Ok(())
+            });
+            assert!(matches!(hung.await, Err(WorkloadAttestError::TimedOut { .. })));
+        }
+    };
+    runtime.block_on(async {
+        let uids = (100_000..100_100).chain([1000, 1000]);
+        futures_util::future::join_all(uids.map(hang)).await;
+        assert_eq!(begun.load(Ordering::Relaxed), 2 * OWNER_READS_FACTOR);
+        let patient = Reads {
+            limit: PATIENCE,
+            per_uid: 2,
+            owners: reads.owners.clone(),
+            places: Mutex::new(reads.places.lock().unwrap().clone()),
+        };
+        assert!(patient.run(&process_of(1001), "a test", || Ok(())).await.is_ok());
+        drop(held);
+        assert!(
+            patient
+                .run(&process_of(100_100), "a test", || Ok(()))
+                .await
+                .is_ok()
+        );
+    });
 }
 
 #[tokio::test]
@@ -57,7 +105,7 @@ async fn uids_that_nobody_uses_are_forgotten() {
     for uid in 0..2_000 {
         reads.run(&process_of(uid), "a test", || Ok(())).await.unwrap();
     }
-    assert!(reads.places.lock().unwrap().len() <= UIDS_BEFORE_SWEEP);
+    assert!(reads.places.lock().unwrap().len() <= USERS_BEFORE_SWEEP);
 }
 
 /// The one worker of this runtime has the sockets, the clock and what was put off to itself.
