@@ -16,6 +16,9 @@ use crate::{
     MemoryStore, Node, NodeReader, Revision, Store, TokenHash, TokenReader, Versioned,
 };
 
+/// Longer than the writer ever waits.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn draft(request_id: &str) -> Draft {
     Draft {
         at: OffsetDateTime::UNIX_EPOCH,
@@ -52,14 +55,16 @@ impl Moody {
     /// Returns when so many commits have been refused.
     async fn has_refused(&self, count: u32) {
         let mut refused = self.refused.subscribe();
-        refused.wait_for(|seen| *seen >= count).await.unwrap();
+        let refused = timeout(PATIENCE, refused.wait_for(|seen| *seen >= count));
+        refused.await.expect("it was not asked so often").unwrap();
     }
 
     /// Returns when so many records are there.
     async fn has_records(&self, count: u64) {
         let mut revisions = self.revisions();
         while self.audit_head().await.unwrap() < count {
-            revisions.changed().await.unwrap();
+            let change = timeout(PATIENCE, revisions.changed()).await;
+            change.expect("there are fewer records").unwrap();
         }
     }
 
