@@ -17,6 +17,9 @@ use crate::{CaConfig, CaError};
 /// How far a certificate's start lies in the past, for verifiers whose clocks are behind (SPIRE's 10 s).
 pub const BACKDATE: Duration = Duration::from_secs(10);
 
+/// How long an old authority must last to sign what the server shows, so that this is not renewed again and again.
+const LEAST_LEFT: Duration = Duration::from_secs(10 * 60);
+
 /// What an X.509-SVID shall say. Nothing of it comes from the CSR but the key.
 #[derive(Debug, Clone)]
 pub struct X509Request {
@@ -86,7 +89,7 @@ impl<I> Active<I> {
 pub(crate) struct Signing {
     pub(crate) x509: Active<Issuer>,
     pub(crate) jwt: Active<JwtIssuer>,
-    /// The X.509 authorities that the bundle has and that are not tainted, the one that is known for longest first.
+    /// The X.509 authorities that have signed, are in the bundle and not tainted, the one that is known for longest first.
     pub(crate) trusted: Vec<Known>,
 }
 
@@ -113,15 +116,18 @@ impl Signing {
     }
 
     /// By the authority that signs, once it is known for `heard_within`; until then by the one that is known for
-    /// longest of those that outlive what is issued.
+    /// longest and does not end within [`LEAST_LEFT`].
     pub(crate) fn x509_for_server(
         &self,
         config: &CaConfig,
         request: &X509Request,
         (heard_within, now): (Duration, OffsetDateTime),
     ) -> Result<CertifiedChain, CaError> {
-        let until = now + request.ttl.unwrap_or(config.x509_svid_ttl);
-        let lasts = |known: &&Known| known.issuer.not_before() <= now && known.issuer.not_after() >= until;
+        let least = LEAST_LEFT.min(request.ttl.unwrap_or(config.x509_svid_ttl));
+        let lasts = |known: &&Known| {
+            let Known { issuer, .. } = known;
+            issuer.not_before() <= now && issuer.not_after() >= now + least
+        };
         let active = self.x509.issuer("X.509").ok();
         let is_heard = self.trusted.iter().any(|known| {
             active.is_some_and(|active| active.key_id() == known.issuer.key_id())

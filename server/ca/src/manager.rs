@@ -12,7 +12,7 @@ use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::{Bundle, KeyAlgorithm, X509Authority};
 use vouchsafe_runtime::{Clock, KeyManager};
-use vouchsafe_store::{ChangeKind, Commit, CommitError, Key, Record, SharedStore};
+use vouchsafe_store::{ChangeKind, Commit, CommitError, Key, Record, SharedStore, SlotState};
 
 use crate::error::chain;
 use crate::issue::{Active, IssuedJwt, JwtRequest, Known, Signing, X509Request};
@@ -184,6 +184,7 @@ impl CaManager {
     /// [`StepError`] when the authority is not in the state that the step needs, or store or key manager fail.
     pub async fn step(&self, kind: Kind, step: Step<'_>, by: &Draft) -> Result<Authority, StepError> {
         let mut rotation = self.rotation.lock().await;
+        let was_doubtful = rotation.doubtful;
         self.settle_doubt(&mut rotation, by.at).await?;
         let taken = match kind {
             Kind::X509 => rotation.x509.take(step, self.tools(), by).await,
@@ -192,10 +193,12 @@ impl CaManager {
         if let Err(StepError::Ca(_)) = &taken {
             rotation.doubtful = true;
         }
-        let taken = taken?;
-        self.show(&rotation, by.at).await?;
+        // A step before this one may have been taken after all, though that one failed.
+        if taken.is_ok() || was_doubtful {
+            self.show(&rotation, by.at).await?;
+        }
         self.stepped.notify_one();
-        Ok(taken)
+        taken
     }
 
     /// The authorities of the journal, the newest first.
@@ -374,13 +377,14 @@ async fn load(tools: Tools<'_>, now: OffsetDateTime) -> Result<Rotation, CaError
     })
 }
 
-/// In the order in which they came into the bundle: the clock may have been put back since.
+/// In the order in which they came into the bundle: the clock may have been put back since. What is only prepared has not
+/// been heard of either.
 fn trusted(slots: &Slots<X509Ca>, bundle: &Bundle) -> Vec<Known> {
     let known = |authority: &X509Authority| {
         let slot = slots.find(&authority.key_id()?)?;
         let issuer = Arc::clone(slot.issuer.as_ref()?);
         let since = slot.row.issued_at;
-        Some(Known { since, issuer })
+        (slot.row.state != SlotState::Prepared).then_some(Known { since, issuer })
     };
     let trusted = bundle
         .x509_authorities

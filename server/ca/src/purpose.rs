@@ -24,6 +24,8 @@ pub struct Published {
 pub trait Purpose: Send + Sync + 'static {
     /// The journal's name for it.
     const PURPOSE: KeyPurpose;
+    /// Whether an old key still signs something: what the server itself shows.
+    const SIGNS_WHEN_OLD: bool;
     /// What signs, once active.
     type Issuer: Send + Sync + std::fmt::Debug;
 
@@ -66,6 +68,7 @@ pub struct X509Ca;
 
 impl Purpose for X509Ca {
     const PURPOSE: KeyPurpose = KeyPurpose::X509Ca;
+    const SIGNS_WHEN_OLD: bool = true;
     type Issuer = Issuer;
 
     fn publish(
@@ -145,6 +148,7 @@ pub struct JwtSigner;
 
 impl Purpose for JwtSigner {
     const PURPOSE: KeyPurpose = KeyPurpose::JwtSigner;
+    const SIGNS_WHEN_OLD: bool = false;
     type Issuer = JwtIssuer;
 
     fn publish(

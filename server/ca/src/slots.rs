@@ -142,12 +142,12 @@ impl<P: Purpose> Slots<P> {
                 revision: found.revision,
                 issuer: None,
             };
-            let signer = tools.keys.get(&slot.row.key_id).await?;
-            match signer.filter(|signer| signer.public_key_spki() == slot.row.public_key) {
-                Some(signer) => slot.issuer = Some(Arc::new(P::issuer(&slot.row, signer)?)),
-                // An old one is there until it has ended, but not in what was restored.
-                None if slot.row.state == SlotState::Old => {}
-                None => retire_lost(&mut slot, tools, by).await?,
+            match slot.row.state {
+                SlotState::Old => slot.issuer = old_issuer::<P>(&slot.row, tools).await,
+                _ => match issuer::<P>(&slot.row, tools).await? {
+                    Some(issuer) => slot.issuer = Some(issuer),
+                    None => retire_lost(&mut slot, tools, by).await?,
+                },
             }
             loaded.slots.push(slot);
         }
@@ -308,6 +308,9 @@ impl<P: Purpose> Slots<P> {
             if let Some((_, state)) = next.iter().find(|(name, _)| *name == slot.row.key.slot) {
                 slot.row.state = *state;
                 slot.revision = revision;
+                if *state == SlotState::Old && !P::SIGNS_WHEN_OLD {
+                    slot.issuer = None;
+                }
             }
         }
         if let Some(active) = self.active() {
@@ -374,6 +377,31 @@ impl<P: Purpose> Slots<P> {
             .filter(|slot| slot.row.expires_at > now)
             .all(|slot| P::is_in(bundle, &slot.row))
     }
+}
+
+/// What signs with the key of a row; nothing where the key manager does not have that key.
+async fn issuer<P: Purpose>(row: &JournalRow, tools: Tools<'_>) -> Result<Option<Arc<P::Issuer>>, CaError> {
+    let signer = tools.keys.get(&row.key_id).await?;
+    let signer = signer.filter(|signer| signer.public_key_spki() == row.public_key);
+    signer
+        .map(|signer| P::issuer(row, signer).map(Arc::new))
+        .transpose()
+}
+
+/// The same of an old row, whose key is a help where it is there: it is not in what was restored, and one that was lost
+/// somebody may have.
+async fn old_issuer<P: Purpose>(row: &JournalRow, tools: Tools<'_>) -> Option<Arc<P::Issuer>> {
+    if row.lost || !P::SIGNS_WHEN_OLD {
+        return None;
+    }
+    issuer::<P>(row, tools).await.unwrap_or_else(|error| {
+        tracing::warn!(
+            authority_id = row.authority_id,
+            error = crate::error::chain(&error),
+            "the key of an old authority cannot be read: agents that were away may not know the server's own SVID"
+        );
+        None
+    })
 }
 
 /// Retires a slot whose key is gone: somebody may have it.

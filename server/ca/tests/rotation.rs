@@ -9,7 +9,7 @@ use vouchsafe_ca::{CaConfig, CaError, CaManager, JwtRequest, X509Request};
 use vouchsafe_identity::key::LocalKey;
 use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::{Bundle, KeyAlgorithm, Signer, SpiffeId, TrustDomain, jwt, x509};
-use vouchsafe_runtime::keys::MemoryKeys;
+use vouchsafe_runtime::keys::{DiskKeys, MemoryKeys};
 use vouchsafe_runtime::{Clock, KeyManager};
 use vouchsafe_store::{Commit, MemoryStore, Record, Revision, SharedStore};
 
@@ -416,19 +416,68 @@ async fn an_agent_that_is_away_while_an_authority_is_replaced_at_once_still_know
     assert!(server_verifies(&ca, &present, bench.clock.now()));
 }
 
-/// Nor is one that ends before what it would sign.
+/// Nor does it hang on one that has just been prepared, nor on one that all but ends, through days of rotation.
 #[tokio::test(start_paused = true)]
-async fn the_servers_own_svid_is_not_cut_short_by_an_authority_that_ends() {
-    let bench = Bench::new();
-    let ca = bench.start().await;
-    let ttl = Some(Duration::from_secs(4 * 3600));
-    for _ in 0..48 {
-        bench.clock.jump(Span::hours(1));
-        ca.rotate().await.unwrap();
-        let (now, away) = (bench.clock.now(), Duration::from_secs(100 * 3600));
-        let svid = ca.issue_x509_for_server(&x509_request(ttl), away).unwrap();
-        assert!(svid.not_before < now);
-        assert_eq!(svid.not_after, now + Span::hours(4));
-        assert!(x509::verify_svid(&svid.chain, &ca.bundle(), now).is_ok());
+async fn the_servers_own_svid_is_known_for_long_and_lasts_for_a_while() {
+    // Away for longer than authorities live, and with SVIDs that outlive what is left of most.
+    for (ttl, away) in [(1, 1), (4, 100), (16, 16), (30, 1)] {
+        let bench = Bench::new();
+        let ca = bench.start().await;
+        let hour = |hours: u64| Duration::from_secs(hours * 3600);
+        let mut known = ca.bundle();
+        for minutes in (0..48 * 60).step_by(15) {
+            ca.rotate().await.unwrap();
+            let now = bench.clock.now();
+            let svid = ca
+                .issue_x509_for_server(&x509_request(Some(hour(ttl))), hour(away))
+                .unwrap();
+            let left = svid.not_after - now;
+            assert!(
+                svid.not_before < now && left >= Span::minutes(10),
+                "{ttl} h, {minutes}: {left}"
+            );
+            // Whoever heard of the bundle four hours ago, when the next one had been prepared at the latest.
+            assert!(
+                x509::verify_svid(&svid.chain, &known, now).is_ok(),
+                "{ttl} h, {minutes}"
+            );
+            if minutes % 240 == 0 {
+                known = ca.bundle();
+            }
+            bench.clock.jump(Span::minutes(15));
+        }
     }
+}
+
+/// A key that nothing needs, and that cannot be read, is no reason not to start.
+#[tokio::test(start_paused = true)]
+async fn an_old_key_that_is_damaged_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    let bench = Bench {
+        keys: Arc::new(DiskKeys::open(&keys).unwrap()),
+        ..Bench::new()
+    };
+    let first = bench.start().await;
+    let old: Vec<_> = std::fs::read_dir(&keys)
+        .unwrap()
+        .map(|key| key.unwrap().path())
+        .collect();
+    assert_eq!(old.len(), 2);
+    for hours in [13, 8] {
+        bench.clock.jump(Span::hours(hours));
+        first.rotate().await.unwrap();
+    }
+    for key in old {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(key)
+            .unwrap()
+            .set_len(10)
+            .unwrap();
+    }
+    let ca = bench.start().await;
+    let (known, now) = (first.bundle(), bench.clock.now());
+    assert!(x509_verifies(&ca, &known, now) && jwt_verifies(&ca, &known, now));
+    assert!(server_verifies(&ca, &known, now));
 }

@@ -48,7 +48,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// First byte of the keys of this kind.
-    const fn prefix(self) -> u8 {
+    pub(crate) const fn prefix(self) -> u8 {
         match self {
             Self::Meta => b'm',
             Self::Entry => b'e',

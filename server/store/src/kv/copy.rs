@@ -21,6 +21,8 @@ const PAGE_ROWS: usize = 256;
 const FEW: usize = 256;
 /// How often touched rows are read without making the writer wait.
 const MOST_ROUNDS: usize = 16;
+/// Most rows that are read while the writer waits, where rounds do not make them few.
+const MOST_AT_END: usize = 1 << 14;
 const PART_BYTES: usize = 64 << 10;
 
 #[async_trait]
@@ -72,11 +74,15 @@ fn copy_all<K: Kv>(core: &Core<K>, noting: Arc<Touched>, to: mpsc::Sender<Backup
         for (key, value) in page {
             out.row(&key, Some(&value))?;
         }
+        noting.check()?;
     }
     for round in 0.. {
         let writer = core.lock();
         let touched = writer.touched(&noting)?;
         if touched.len() <= FEW || round == MOST_ROUNDS {
+            if touched.len() > MOST_AT_END {
+                return Err(StoreError::BackupOvertaken { most: MOST_AT_END }.into());
+            }
             let head = writer.durable();
             let rows = read(core, touched)?;
             // What is written from here on is of no concern, however slowly the rest is taken.
@@ -184,5 +190,45 @@ impl Out {
 impl<K: Kv> Core<K> {
     fn lock(&self) -> std::sync::MutexGuard<'_, super::Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryKv;
+
+    fn keys(count: usize) -> impl Iterator<Item = Vec<u8>> {
+        (0..count).map(|n| [&[Kind::Entry.prefix()][..], &n.to_be_bytes()].concat())
+    }
+
+    /// Takes a copy, and has so many keys written before each part: how it ended, and whether it sent an end.
+    fn copied(core: &Arc<Core<MemoryKv>>, before_each: usize) -> (Result<(), Stop>, bool) {
+        let noting = core.lock().begin_copy().unwrap();
+        noting.add(keys(before_each));
+        let (to, mut parts) = mpsc::channel(1);
+        let (of_copy, its_notes) = (Arc::clone(core), Arc::clone(&noting));
+        let copying = std::thread::spawn(move || copy_all(&of_copy, its_notes, to));
+        let mut ended = false;
+        while let Some(part) = parts.blocking_recv() {
+            ended |= matches!(part, BackupPart::End { .. });
+            noting.add(keys(before_each));
+        }
+        (copying.join().unwrap(), ended)
+    }
+
+    #[test]
+    fn a_copy_that_cannot_keep_up_ends_with_an_error_and_another_can_begin() {
+        let store = KvStore::fresh(MemoryKv::default(), "server-1".to_owned(), 100);
+        for (keys, limit) in [(MOST_AT_END + 1, MOST_AT_END), (Touched::MOST + 1, Touched::MOST)] {
+            let (result, ended) = copied(&store.core, keys);
+            let overtaken =
+                matches!(result, Err(Stop::Failed(StoreError::BackupOvertaken { most })) if most == limit);
+            assert!(overtaken && !ended, "{keys}");
+        }
+        for keys in [0, FEW + 1, MOST_AT_END] {
+            let (result, ended) = copied(&store.core, keys);
+            assert!(result.is_ok() && ended, "{keys}");
+        }
     }
 }

@@ -59,9 +59,9 @@ impl Default for Notes {
 
 impl Touched {
     /// Most keys that are noted, some 100 bytes each: as many as are written in half a minute at full load.
-    const MOST: usize = 1 << 19;
+    pub(super) const MOST: usize = 1 << 19;
 
-    fn add(&self, more: impl Iterator<Item = Vec<u8>>) {
+    pub(super) fn add(&self, more: impl Iterator<Item = Vec<u8>>) {
         let mut notes = self.lock();
         if let Notes::Keys(keys) = &mut *notes {
             keys.extend(more);
@@ -72,8 +72,17 @@ impl Touched {
     }
 
     fn take(&self) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+        self.with(std::mem::take)
+    }
+
+    /// Fails once there were too many.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.with(|_| ())
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeSet<Vec<u8>>) -> T) -> Result<T, StoreError> {
         match &mut *self.lock() {
-            Notes::Keys(keys) => Ok(std::mem::take(keys)),
+            Notes::Keys(keys) => Ok(act(keys)),
             Notes::TooMany => Err(StoreError::BackupOvertaken { most: Self::MOST }),
         }
     }
@@ -238,7 +247,7 @@ impl Writer {
         let written = group.finish(self.keep_changes).and_then(|(rows, head)| {
             pruning(head.changes_floor);
             if let Some(copy) = self.copy.upgrade() {
-                copy.add(rows.keys().cloned());
+                copy.add(rows.keys().filter(|key| Kind::is_kept(key)).cloned());
             }
             kv.apply(rows)?;
             kv.sync(head.revision)?;
