@@ -20,7 +20,9 @@ use vouchsafe_identity::{
 };
 use vouchsafe_proto::spire::api::types;
 use vouchsafe_proto::spire::api::types::permission_denied_details::Reason;
-use vouchsafe_runtime::tls::{self, AcceptLimits, BundleHandle, ClientAuth, PeerRule, SvidHandle};
+use vouchsafe_runtime::tls::{
+    self, AcceptLimits, BundleHandle, ClientAuth, ConnectionMetrics, PeerRule, SvidHandle,
+};
 use vouchsafe_runtime::{Clock, TaskGroup};
 
 /// The server's trust domain.
@@ -107,6 +109,7 @@ struct State {
 #[derive(Debug, Clone)]
 pub struct Upstream {
     address: SocketAddr,
+    connections: ConnectionMetrics,
     shared: Arc<Shared>,
     /// By which agents know the server.
     shown: SvidHandle,
@@ -145,10 +148,13 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (group, _failures) = TaskGroup::new();
-        let incoming = tls::incoming(listener, config, AcceptLimits::default(), &group);
+        let connections = ConnectionMetrics::default();
+        let incoming =
+            tls::incoming_measured(listener, config, AcceptLimits::default(), &connections, &group);
         services::serve(Arc::clone(&shared), incoming, &group);
         Ok(Self {
             address,
+            connections,
             shared,
             shown: svid,
             known: bundles,
@@ -160,6 +166,12 @@ impl Upstream {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many did not believe it, or were not believed.
+    #[must_use]
+    pub fn failed_handshakes(&self) -> u64 {
+        self.connections.failed_handshakes()
     }
 
     /// Its bundle as PEM.

@@ -49,6 +49,11 @@ async fn a_server_of_another_authority_is_not_joined_and_learns_no_token() {
     let impostor = Upstream::start().await.unwrap();
     std::fs::write(node.path("bundle.pem"), impostor.bundle_pem()).unwrap();
     node.run(Some(TOKEN)).await.unwrap();
+    until("the agent refuses the server", async || {
+        (node.upstream.failed_handshakes() > 0).then_some(())
+    })
+    .await
+    .unwrap();
     until("the agent says that it has not joined", async || {
         let health = node.health().await.ok()?;
         let identity = health.parts.into_iter().find(|part| part.name == "identity")?;

@@ -58,6 +58,14 @@ impl ConnectionMetrics {
         );
     }
 
+    /// Connections whose handshake failed.
+    #[must_use]
+    pub fn failed_handshakes(&self) -> u64 {
+        self.refused
+            .get_or_create(&ReasonLabel { reason: HANDSHAKE })
+            .get()
+    }
+
     pub(super) fn opened(&self) {
         self.open.inc();
         self.accepted.inc();
