@@ -115,6 +115,14 @@ impl Doings {
                 self.go.acquire().await.unwrap().forget();
                 Bytes::from_static(b"waited")
             }
+            "/slow" => {
+                // Longer than a connection's turn, so that each call needs one of its own.
+                let begun = tokio::time::Instant::now();
+                while begun.elapsed() < Duration::from_millis(2) {
+                    std::hint::spin_loop();
+                }
+                Bytes::from_static(b"at last")
+            }
             "/large" => Bytes::from(vec![7; 1_000_000]),
             "/medium" => Bytes::from(vec![7; 1_000]),
             "/who" => Bytes::from(who),
@@ -246,6 +254,16 @@ async fn a_call_that_waits_holds_up_no_other() {
     served.doings.go.add_permits(20);
     while let Some(one) = timeout(DEADLINE, waits.join_next()).await.unwrap() {
         assert_eq!(one.unwrap().unwrap().1, "waited");
+    }
+}
+
+/// Nothing comes from the client after its calls that would have the server look at the connection again.
+#[tokio::test]
+async fn calls_that_take_a_turn_each_are_all_answered() {
+    let served = served(SETTINGS, 64 * 1024).await;
+    let mut calls: JoinSet<_> = (0..20).map(|_| call(&served.client, "/slow", &[])).collect();
+    while let Some(one) = timeout(DEADLINE, calls.join_next()).await.unwrap() {
+        assert_eq!(one.unwrap().unwrap().1, "at last");
     }
 }
 
