@@ -89,7 +89,7 @@ impl<I> Active<I> {
 pub(crate) struct Signing {
     pub(crate) x509: Active<Issuer>,
     pub(crate) jwt: Active<JwtIssuer>,
-    /// The X.509 authorities that have signed, are in the bundle and not tainted, the one that is known for longest first.
+    /// The X.509 authorities that the bundle has and that are not tainted, the one that is known for longest first.
     pub(crate) trusted: Vec<Known>,
 }
 

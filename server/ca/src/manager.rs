@@ -12,7 +12,7 @@ use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::{Bundle, KeyAlgorithm, X509Authority};
 use vouchsafe_runtime::{Clock, KeyManager};
-use vouchsafe_store::{ChangeKind, Commit, CommitError, Key, Record, SharedStore, SlotState};
+use vouchsafe_store::{ChangeKind, Commit, CommitError, Key, Record, SharedStore};
 
 use crate::error::chain;
 use crate::issue::{Active, IssuedJwt, JwtRequest, Known, Signing, X509Request};
@@ -377,14 +377,13 @@ async fn load(tools: Tools<'_>, now: OffsetDateTime) -> Result<Rotation, CaError
     })
 }
 
-/// In the order in which they came into the bundle: the clock may have been put back since. What is only prepared has not
-/// been heard of either.
+/// In the order in which they came into the bundle: the clock may have been put back since.
 fn trusted(slots: &Slots<X509Ca>, bundle: &Bundle) -> Vec<Known> {
     let known = |authority: &X509Authority| {
         let slot = slots.find(&authority.key_id()?)?;
         let issuer = Arc::clone(slot.issuer.as_ref()?);
         let since = slot.row.issued_at;
-        (slot.row.state != SlotState::Prepared).then_some(Known { since, issuer })
+        Some(Known { since, issuer })
     };
     let trusted = bundle
         .x509_authorities

@@ -425,7 +425,7 @@ async fn the_servers_own_svid_is_known_for_long_and_lasts_for_a_while() {
         let ca = bench.start().await;
         let hour = |hours: u64| Duration::from_secs(hours * 3600);
         let mut known = ca.bundle();
-        for minutes in (0..48 * 60).step_by(15) {
+        for minutes in (0..48 * 60).step_by(5) {
             ca.rotate().await.unwrap();
             let now = bench.clock.now();
             let svid = ca
@@ -444,7 +444,7 @@ async fn the_servers_own_svid_is_known_for_long_and_lasts_for_a_while() {
             if minutes % 240 == 0 {
                 known = ca.bundle();
             }
-            bench.clock.jump(Span::minutes(15));
+            bench.clock.jump(Span::minutes(5));
         }
     }
 }
