@@ -58,6 +58,14 @@ impl Served {
         }
     }
 
+    /// Whether it is just this. A refusal for another reason than that there is nothing says nothing.
+    pub(crate) fn is_all_of(&self, wanted: &BTreeSet<String>) -> bool {
+        match self {
+            Self::Svids(_) => self.ids() == *wanted,
+            Self::Refused(status) => wanted.is_empty() && status.code() == Code::PermissionDenied,
+        }
+    }
+
     /// The paths of what was served.
     pub(crate) fn ids(&self) -> BTreeSet<String> {
         self.svids().iter().map(|svid| svid.id.clone()).collect()

@@ -485,7 +485,7 @@ impl World {
                 Err(error) => return Some(Err(error)),
             };
             last = format!("{served}; wanted {wanted:?}");
-            let current = served.ids() == wanted && !served.hangs_on(&tainted);
+            let current = served.is_all_of(&wanted) && !served.hangs_on(&tainted);
             current.then_some(Ok(()))
         });
         settled.await.with_context(|| last.clone())??;
