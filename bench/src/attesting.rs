@@ -1,6 +1,6 @@
 //! The floor under figure 3: what an answer to a process costs that is not left unmeasured. Who wrote each chunk is
-//! looked at, the caller is read once for what its selectors rest on, it answers a PING, and its program is the same
-//! afterwards. No limits, no deadlines, no entries, no metrics, no thread that a read may keep.
+//! looked at, the caller answers a PING, is then read once for what its selectors rest on, and its program is still that which
+//! connected. No limits, no deadlines, no entries, no metrics, no thread that a read may keep.
 
 use std::fs;
 use std::io;
@@ -38,6 +38,8 @@ struct Program {
 pub struct Connector {
     peer: Arc<Peer>,
     presence: Arc<Presence>,
+    /// What it was when it connected; nothing where that could not be seen.
+    at_first: Arc<Option<Program>>,
 }
 
 impl Connector {
@@ -46,30 +48,12 @@ impl Connector {
     /// # Errors
     /// When that cannot be.
     pub async fn attest(&self) -> Result<(), Status> {
-        let before = self.look().map_err(unknown)?;
-        self.read().map_err(unknown)?;
         self.presence.prove(WITHIN).await.map_err(unknown)?;
-        if self.look().map_err(unknown)? != before {
+        self.read().map_err(unknown)?;
+        if Some(look(&self.peer).map_err(unknown)?) != *self.at_first {
             return Err(Status::aborted("the caller is another program now"));
         }
         Ok(())
-    }
-
-    fn look(&self) -> io::Result<Program> {
-        let pid = self.peer.credentials().pid;
-        let info = self.peer.pidfd().info().map_err(io::Error::other)?;
-        let file = fs::metadata(format!("/proc/{pid}/exe"))?;
-        let vector = AuxiliaryVector::of(pid).map_err(io::Error::other)?;
-        let image = vector.at_random().map_err(io::Error::other)?;
-        if !self.peer.is_alive() {
-            return Err(io::Error::other("the caller has ended"));
-        }
-        Ok(Program {
-            ids: (info.euid, info.egid),
-            file: (file.dev(), file.ino()),
-            layout: vector.expose().to_vec(),
-            image: *image.expose(),
-        })
     }
 
     /// Groups, path, and whether the file is still the one of that path.
@@ -83,6 +67,23 @@ impl Connector {
         }
         Ok(())
     }
+}
+
+fn look(peer: &Peer) -> io::Result<Program> {
+    let pid = peer.credentials().pid;
+    let info = peer.pidfd().info().map_err(io::Error::other)?;
+    let file = fs::metadata(format!("/proc/{pid}/exe"))?;
+    let vector = AuxiliaryVector::of(pid).map_err(io::Error::other)?;
+    let image = vector.at_random().map_err(io::Error::other)?;
+    if !peer.is_alive() {
+        return Err(io::Error::other("the caller has ended"));
+    }
+    Ok(Program {
+        ids: (info.euid, info.egid),
+        file: (file.dev(), file.ino()),
+        layout: vector.expose().to_vec(),
+        image: *image.expose(),
+    })
 }
 
 fn unknown(error: impl std::fmt::Display) -> Status {
@@ -155,6 +156,7 @@ impl Connected for Asked {
         Connector {
             peer: Arc::clone(self.0.peer()),
             presence: Arc::clone(self.0.presence()),
+            at_first: Arc::new(look(self.0.peer()).ok()),
         }
     }
 }
