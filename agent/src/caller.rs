@@ -11,7 +11,9 @@ mod places;
 mod presence;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::{Code, Status};
 use vouchsafe_attestors::{Evidence, Process, Reach, WorkloadAttestError};
 use vouchsafe_identity::SelectorSet;
@@ -23,6 +25,13 @@ pub use connection::{CallerStream, Connection};
 pub use exec::ExecWatch;
 pub use places::{CallPlaces, Place};
 pub use presence::PresenceRule;
+
+#[cfg(test)]
+mod tests;
+
+/// How long a look at a caller counts as one of this moment. So long may pass between any look and the answer anyhow, on a
+/// host that is busy.
+const THIS_MOMENT: Duration = Duration::from_millis(1);
 
 /// Why a caller gets no answer.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +113,8 @@ pub struct Caller {
     pub selectors: SelectorSet,
     /// What must not change until it is answered.
     pub fingerprint: Fingerprint,
+    /// When that was seen last.
+    seen: Instant,
     /// Among the open calls of its user.
     place: Arc<Place>,
 }
@@ -180,9 +191,10 @@ impl Gate {
         &self.presence
     }
 
-    /// Measures the caller of one call, and has it show that it is the one that speaks on the connection: a program
-    /// that was put in the place of the one that wrote the request (by exec, before the first look) cannot. Before
-    /// each answer, [`Gate::check`] compares again.
+    /// Has the caller of one call show that it is the one that speaks on the connection, and measures it: a program
+    /// that was put in the place of the one that wrote the request (by exec, before the first look) cannot show that, and
+    /// one that comes after the first look is another one when it is measured. Before each answer, [`Gate::check`] compares
+    /// again.
     ///
     /// # Errors
     /// [`CallerError`]; nobody gets anything then.
@@ -209,20 +221,19 @@ impl Gate {
         place: Arc<Place>,
     ) -> Result<Caller, CallerError> {
         let (process, at_first) = connection.first()?;
-        let measured = self.measurer.measure(process).await?;
-        if measured.fingerprint != *at_first {
-            connection.condemn();
-            return Err(CallerError::Changed);
+        if let Err(absent) = self.presence.demand(connection).await {
+            // What is another program now does not answer either, and should hear that.
+            self.check_now(connection).await?;
+            return Err(absent);
         }
-        self.presence.demand(connection).await?;
-        if !connection.peer.is_alive() {
-            return Err(CallerError::Gone);
-        }
+        let measured = self.measurer.measure_since(process, at_first).await;
+        let measured = connection.unless_changed(measured.map_err(CallerError::from))?;
         Ok(Caller {
             connection: Arc::clone(connection),
             selectors: measured.evidence.selectors(),
             evidence: measured.evidence,
             fingerprint: measured.fingerprint,
+            seen: measured.seen,
             place,
         })
     }
@@ -231,7 +242,18 @@ impl Gate {
     ///
     /// # Errors
     /// [`CallerError`]; the connection is ended where it belongs to another program now.
-    pub async fn check(&self, connection: &Connection) -> Result<(), CallerError> {
+    pub async fn check(&self, caller: &Caller) -> Result<(), CallerError> {
+        if caller.seen.elapsed() < THIS_MOMENT {
+            return caller.connection.check_alive();
+        }
+        self.check_now(&caller.connection).await
+    }
+
+    /// Whether the connection still belongs to the program that made it.
+    ///
+    /// # Errors
+    /// As [`Gate::check`].
+    pub(crate) async fn check_now(&self, connection: &Connection) -> Result<(), CallerError> {
         let (process, at_first) = connection.first()?;
         let now = self.measurer.fingerprint(process).await;
         let same = now
@@ -240,14 +262,8 @@ impl Gate {
                 true => Ok(()),
                 false => Err(CallerError::Changed),
             });
-        if matches!(same, Err(CallerError::Changed)) {
-            connection.condemn();
-        }
-        same?;
-        match connection.peer.is_alive() {
-            true => Ok(()),
-            false => Err(CallerError::Gone),
-        }
+        connection.unless_changed(same)?;
+        connection.check_alive()
     }
 
     /// Logs that a caller got nothing, so many times in a while.

@@ -1,17 +1,25 @@
 //! Values that the unit tests of this package share.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use time::OffsetDateTime;
+use vouchsafe_attestors::WorkloadAttestor;
 use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid, self_signed_ca};
 use vouchsafe_identity::{
     Bundle, KeyAlgorithm, LocalKey, SelectorSet, TrustDomain, X509Authority, random_serial, x509,
 };
 use vouchsafe_proto::spire::api::types;
+use vouchsafe_runtime::Handed;
+use vouchsafe_runtime::uds::{ConnectionLimits, GuardedListener, SocketConfig};
+use vouchsafe_workload_attestors::{AgentNamespaces, Measurer, Reads, UnixAttestor, UnixConfig};
 
 use crate::cache::rotation::Lifetime;
 use crate::cache::slots::X509Svid;
+use crate::caller::{CallPlaces, Gate, PresenceRule};
 use crate::entry::{Entry, EntryVersion};
 use crate::node::OwnSvid;
 use crate::node::state::StoredSvid;
@@ -141,4 +149,29 @@ impl TestAuthority {
         };
         issue_svid(&request, &self.issuer).unwrap().chain
     }
+}
+
+/// Measures processes; this user's need not prove their presence.
+pub(crate) fn gate() -> Gate {
+    let reads = Arc::new(Reads::default());
+    let unix = UnixConfig { hash_limit_bytes: 1 };
+    let unix: Arc<dyn WorkloadAttestor> = Arc::new(UnixAttestor::new(unix, Arc::clone(&reads)));
+    let this_user = nix::unistd::geteuid().as_raw();
+    Gate::new(
+        Measurer::new(vec![unix], reads),
+        AgentNamespaces::of_self().unwrap(),
+        PresenceRule::new(Duration::from_secs(10), BTreeSet::from([this_user])),
+        CallPlaces::new(8),
+    )
+}
+
+/// Listens on a socket for callers.
+pub(crate) fn listener(socket: &Path) -> GuardedListener {
+    let socket = SocketConfig {
+        path: socket.to_owned(),
+        mode: 0o600,
+        group: None,
+        handed: Handed::default(),
+    };
+    GuardedListener::bind(&socket, ConnectionLimits::default()).unwrap()
 }

@@ -85,8 +85,8 @@ impl Parts {
     ///
     /// # Errors
     /// The status for the caller.
-    pub async fn may_answer(&self, connection: &Connection) -> Result<(), Status> {
-        self.gate.check(connection).await?;
+    pub async fn may_answer(&self, caller: &Caller) -> Result<(), Status> {
+        self.gate.check(caller).await?;
         self.goes_on()
     }
 

@@ -40,9 +40,21 @@ impl Connection {
             .map_err(|reason| CallerError::UnmeasuredAtFirst(reason.clone()))
     }
 
-    /// Ends the connection.
-    pub(super) fn condemn(&self) {
-        self.condemned.cancel();
+    /// Passes on what was found; the connection ends where its process is another program now.
+    pub(super) fn unless_changed<T>(&self, found: Result<T, CallerError>) -> Result<T, CallerError> {
+        if matches!(found, Err(CallerError::Changed)) {
+            self.condemned.cancel();
+        }
+        found
+    }
+
+    /// Whether its process lives, and nothing is known against it.
+    pub(super) fn check_alive(&self) -> Result<(), CallerError> {
+        match (self.peer.is_alive(), self.condemned.is_cancelled()) {
+            (true, false) => Ok(()),
+            (true, true) => Err(CallerError::Changed),
+            (false, _) => Err(CallerError::Gone),
+        }
     }
 }
 
@@ -75,7 +87,11 @@ pub fn incoming(
     ReceiverStream::new(waiting)
 }
 
-async fn admit(stream: GuardedStream, gate: &Gate, execs: &ExecWatch) -> Option<(CallerStream, Watch)> {
+pub(super) async fn admit(
+    stream: GuardedStream,
+    gate: &Gate,
+    execs: &ExecWatch,
+) -> Option<(CallerStream, Watch)> {
     let peer = Arc::clone(stream.peer());
     // Listening to execs begins before the first look, so that none falls between.
     let suspicions = execs.of(peer.credentials().pid);
@@ -98,7 +114,7 @@ async fn admit(stream: GuardedStream, gate: &Gate, execs: &ExecWatch) -> Option<
 }
 
 /// Looks after one connection.
-struct Watch {
+pub(super) struct Watch {
     connection: Arc<Connection>,
     suspicions: super::exec::Suspicions,
 }
@@ -116,7 +132,7 @@ impl Watch {
                     return;
                 }
                 () = self.suspicions.next() => {
-                    if let Err(error) = gate.check(&self.connection).await {
+                    if let Err(error) = gate.check_now(&self.connection).await {
                         let pid = peer.credentials().pid;
                         tracing::info!(pid, %error, "a connection was ended");
                         condemned.cancel();

@@ -126,7 +126,7 @@ impl<T: Topic> Feed<T> {
                 continue;
             }
             // Whoever is not what it was gets nothing.
-            self.parts.may_answer(&self.caller.connection).await?;
+            self.parts.may_answer(&self.caller).await?;
             return Ok(Some(message));
         }
     }

@@ -22,7 +22,7 @@ impl WorkloadInfo for Info {
             true => explain::reason(known.entries.len(), caller.selectors.len()),
             false => String::new(),
         };
-        self.0.may_answer(&caller.connection).await?;
+        self.0.may_answer(&caller).await?;
         Ok(Response::new(WhoAmIResponse {
             selectors: render::findings(&caller.evidence),
             spiffe_ids: entries.iter().map(|entry| entry.spiffe_id.to_string()).collect(),

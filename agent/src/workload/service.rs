@@ -63,7 +63,7 @@ impl SpiffeWorkloadApi for Service {
     ) -> Result<Response<JwtsvidResponse>, Status> {
         let mut caller = self.0.caller(&request).await?;
         let response = jwt::fetch(&self.0, &mut caller, request.into_inner()).await?;
-        self.0.may_answer(&caller.connection).await?;
+        self.0.may_answer(&caller).await?;
         Ok(Response::new(response))
     }
 
@@ -80,7 +80,7 @@ impl SpiffeWorkloadApi for Service {
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         let mut caller = self.0.caller(&request).await?;
         let response = jwt::validate(&self.0, &mut caller, request.into_inner()).await?;
-        self.0.may_answer(&caller.connection).await?;
+        self.0.may_answer(&caller).await?;
         Ok(Response::new(response))
     }
 

@@ -1,31 +1,26 @@
 //! What an agent that stops still answers: nothing, however far a call had come.
 
-use std::collections::BTreeSet;
-
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use tonic::Code;
 use tonic::transport::server::Connected;
-use vouchsafe_attestors::WorkloadAttestor;
 use vouchsafe_identity::TrustDomain;
 use vouchsafe_identity::secret::Secret;
 use vouchsafe_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
 use vouchsafe_proto::workload::{JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesResponse};
+use vouchsafe_runtime::TaskGroup;
 use vouchsafe_runtime::telemetry::traces::Traces;
-use vouchsafe_runtime::uds::{ConnectionLimits, GuardedListener, SocketConfig};
-use vouchsafe_runtime::{Handed, TaskGroup};
-use vouchsafe_workload_attestors::{AgentNamespaces, Measurer, Reads, UnixAttestor, UnixConfig};
 
 use super::feed::{Frame, Topic};
 use super::service::Service;
 use super::*;
 use crate::cache::rotation::Lifetime;
 use crate::cache::slots::Watcher;
-use crate::caller::{CallPlaces, CallerStream, ExecWatch, PresenceRule, connection};
+use crate::caller::{CallerStream, ExecWatch, connection};
 use crate::entry::EntryId;
 use crate::knowledge::{News, Whole};
 use crate::metrics::Metrics;
-use crate::testing::{at, entry};
+use crate::testing::{at, entry, gate, listener};
 use crate::upstream::{IssuedJwt, UpstreamError, X509Request};
 
 /// Gives a token, and has the agent stop meanwhile.
@@ -74,15 +69,6 @@ impl Topic for Stopping {
 /// An agent that knows one entry, which is this process's.
 fn parts() -> Parts {
     let uid = nix::unistd::geteuid().as_raw();
-    let reads = Arc::new(Reads::default());
-    let unix = UnixConfig { hash_limit_bytes: 1 };
-    let unix: Arc<dyn WorkloadAttestor> = Arc::new(UnixAttestor::new(unix, Arc::clone(&reads)));
-    let gate = Gate::new(
-        Measurer::new(vec![unix], reads),
-        AgentNamespaces::of_self().unwrap(),
-        PresenceRule::new(PATIENCE, BTreeSet::from([uid])),
-        CallPlaces::new(8),
-    );
     let knowledge = KnowledgeBase::new(TrustDomain::new("example.org").unwrap(), None);
     knowledge.learn(News::Whole(Whole {
         entries: vec![entry("worker", &[&format!("unix:uid:{uid}")])],
@@ -90,7 +76,7 @@ fn parts() -> Parts {
     }));
     let stopping = CancellationToken::new();
     Parts {
-        gate: Arc::new(gate),
+        gate: Arc::new(gate()),
         attestations: Metrics::new(&Traces::default()).attestations,
         knowledge,
         x509: X509Cache::new(8),
@@ -106,16 +92,11 @@ fn parts() -> Parts {
 /// A connection of this process, as the listener has it.
 async fn connected(parts: &Parts, group: &TaskGroup) -> (tokio::net::UnixStream, CallerStream) {
     let folder = tempfile::tempdir().unwrap();
-    let socket = SocketConfig {
-        path: folder.path().join("socket"),
-        mode: 0o600,
-        group: None,
-        handed: Handed::default(),
-    };
-    let listener = GuardedListener::bind(&socket, ConnectionLimits::default()).unwrap();
+    let socket = folder.path().join("socket");
+    let listener = listener(&socket);
     let (execs, _events) = ExecWatch::start();
     let incoming = connection::incoming(listener, Arc::clone(&parts.gate), execs, group);
-    let client = tokio::net::UnixStream::connect(&socket.path).await.unwrap();
+    let client = tokio::net::UnixStream::connect(&socket).await.unwrap();
     let accepted = std::pin::pin!(incoming).next().await.unwrap().unwrap();
     (client, accepted)
 }
@@ -142,8 +123,8 @@ async fn an_agent_that_stops_takes_no_calls() {
     let (group, _failures) = TaskGroup::new();
     let parts = parts();
     let (_client, accepted) = connected(&parts, &group).await;
-    assert!(parts.caller(&request(&accepted, ())).await.is_ok());
-    assert!(parts.may_answer(&accepted.connect_info()).await.is_ok());
+    let caller = parts.caller(&request(&accepted, ())).await.unwrap();
+    assert!(parts.may_answer(&caller).await.is_ok());
     parts.stopping.cancel();
     assert!(is_stopping(
         &parts.caller(&request(&accepted, ())).await.unwrap_err()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use nix::fcntl::OFlag;
+use tokio::time::Instant;
 use vouchsafe_attestors::{Evidence, Process, Reach, WorkloadAttestError, WorkloadAttestor};
 use vouchsafe_sys::{AuxiliaryVector, NamespaceId, PidFd, SysError, user_namespace_of};
 
@@ -32,18 +33,20 @@ pub struct Fingerprint {
 }
 
 /// A process as it was measured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Measurement {
     /// What was found, and what was withheld.
     pub evidence: Evidence,
     /// What must not change until an identity is given.
     pub fingerprint: Fingerprint,
+    /// When the fingerprint was seen last.
+    pub seen: Instant,
 }
 
 /// Runs every attestor of the agent on a process.
 #[derive(Clone)]
 pub struct Measurer {
-    attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    attestors: Arc<[Arc<dyn WorkloadAttestor>]>,
     reads: Arc<Reads>,
 }
 
@@ -60,7 +63,10 @@ impl Measurer {
     /// A measurer with these attestors; `reads` is the one that they were made with.
     #[must_use]
     pub fn new(attestors: Vec<Arc<dyn WorkloadAttestor>>, reads: Arc<Reads>) -> Self {
-        Self { attestors, reads }
+        Self {
+            attestors: attestors.into(),
+            reads,
+        }
     }
 
     /// Measures the process with every attestor. One that fails makes the whole measurement fail.
@@ -69,8 +75,28 @@ impl Measurer {
     /// [`WorkloadAttestError`]: of an attestor, `Changed` when the process executed a program or changed
     /// its credentials meanwhile, `Gone` when it ended.
     pub async fn measure(&self, process: &Process) -> Result<Measurement, WorkloadAttestError> {
-        let (subject, attestors) = (process.clone(), self.attestors.clone());
-        let read = move || measure(&subject, &attestors);
+        self.measure_from(process, None).await
+    }
+
+    /// The same of a process that must still be what it was when `before` was taken.
+    ///
+    /// # Errors
+    /// As [`Measurer::measure`].
+    pub async fn measure_since(
+        &self,
+        process: &Process,
+        before: &Fingerprint,
+    ) -> Result<Measurement, WorkloadAttestError> {
+        self.measure_from(process, Some(before.clone())).await
+    }
+
+    async fn measure_from(
+        &self,
+        process: &Process,
+        before: Option<Fingerprint>,
+    ) -> Result<Measurement, WorkloadAttestError> {
+        let (subject, attestors) = (process.clone(), Arc::clone(&self.attestors));
+        let read = move || measure(&subject, &attestors, before);
         let (mut measured, others) = self.reads.run(process, "the process", read).await?;
         if others.is_empty() {
             return Ok(measured);
@@ -129,10 +155,11 @@ impl Measurer {
 }
 
 impl Measurement {
-    fn unless_changed(self, process: &Process, now: &Fingerprint) -> Result<Self, WorkloadAttestError> {
+    fn unless_changed(mut self, process: &Process, now: &Fingerprint) -> Result<Self, WorkloadAttestError> {
         if *now != self.fingerprint {
             return Err(WorkloadAttestError::Changed { pid: process.pid });
         }
+        self.seen = Instant::now();
         Ok(self)
     }
 }
@@ -144,10 +171,12 @@ type Others = Vec<Arc<dyn WorkloadAttestor>>;
 fn measure(
     process: &Process,
     attestors: &[Arc<dyn WorkloadAttestor>],
+    before: Option<Fingerprint>,
 ) -> Result<(Measurement, Others), WorkloadAttestError> {
     let mut measured = Measurement {
-        fingerprint: fingerprint(process)?,
+        fingerprint: before.map_or_else(|| fingerprint(process), Ok)?,
         evidence: Evidence::default(),
+        seen: Instant::now(),
     };
     let mut others = Others::new();
     for attestor in attestors {

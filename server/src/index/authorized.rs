@@ -43,7 +43,7 @@ pub(super) fn may_serve(
     if !entry.is_live(now) {
         return false;
     }
-    let roots = || aliases_of(state, agent, now).chain(std::iter::once(agent));
+    let roots = || std::iter::once(agent).chain(aliases_of(state, agent, now));
     // Most entries hang there, and nothing need be gathered for them.
     if roots().any(|root| *root == entry.parent_id) {
         return true;

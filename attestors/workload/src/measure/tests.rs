@@ -66,7 +66,12 @@ async fn what_all_attestors_find_is_joined_and_the_same_the_second_time() {
         .map(|s| s.kind().to_owned())
         .collect();
     assert!(kinds.contains(&"unix".to_owned()) && kinds.contains(&"process".to_owned()));
-    assert_eq!(measurer.measure(&subject.process).await.unwrap(), first);
+    let second = measurer.measure_since(&subject.process, &first.fingerprint).await;
+    let second = second.unwrap();
+    assert_eq!(
+        (second.evidence, second.fingerprint),
+        (first.evidence, first.fingerprint.clone())
+    );
     assert_eq!(
         measurer.fingerprint(&subject.process).await.unwrap(),
         first.fingerprint
