@@ -8,7 +8,7 @@ use prost::Message;
 
 /// Messages that carry a key or a token. `src/redacted.rs` writes their `Debug`, without the secret.
 /// What is nested in one of them is meant too.
-const SECRET_BEARERS: [&str; 11] = [
+const SECRET_BEARERS: [&str; 12] = [
     ".X509SVID",
     ".JWTSVID",
     ".WITSVID",
@@ -20,6 +20,7 @@ const SECRET_BEARERS: [&str; 11] = [
     ".spire.api.server.agent.v1.CreateJoinTokenRequest",
     ".spire.api.server.agent.v1.AttestAgentRequest",
     ".vouchsafe.server.v1.BackupRequest",
+    ".vouchsafe.run.v1.NewRunJWTSVIDResponse",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

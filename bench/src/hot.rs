@@ -153,6 +153,7 @@ fn mint() -> anyhow::Result<Round> {
         expires_at: issued_at + Duration::from_secs(300),
         issuer: None,
         jti: None,
+        run: None,
     };
     Ok(Box::new(move || {
         sign_svid(&claims, signer.key_id(), signer.as_ref())?;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::{Duration, OffsetDateTime};
 
-use crate::{KeyAlgorithm, SignError, Signer, SpiffeId, SpiffeIdError, TrustDomain};
+use crate::{ClassId, KeyAlgorithm, SignError, Signer, SpiffeId, SpiffeIdError, TaskId, TrustDomain};
 
 mod ecdsa;
 mod verify;
@@ -108,6 +108,21 @@ pub struct SvidClaims {
     pub issuer: Option<String>,
     /// A name of this one token.
     pub jti: Option<String>,
+    /// Which run it is issued to, where the audience is to know.
+    pub run: Option<RunClaims>,
+}
+
+/// What a token says of the run that it is issued to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunClaims {
+    /// The run's SPIFFE ID.
+    pub run: SpiffeId,
+    /// The class's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<ClassId>,
+    /// The task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
 }
 
 #[derive(Serialize)]
@@ -127,6 +142,8 @@ struct ClaimsOut<'a> {
     iss: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     jti: Option<&'a str>,
+    #[serde(flatten)]
+    run: Option<&'a RunClaims>,
 }
 
 /// Signs a JWT-SVID; `key_id` is the `kid` under which the bundle lists the key.
@@ -165,6 +182,7 @@ pub fn sign_svid(claims: &SvidClaims, key_id: &str, signer: &dyn Signer) -> Resu
         iat,
         iss: claims.issuer.as_deref(),
         jti: claims.jti.as_deref(),
+        run: claims.run.as_ref(),
     })?;
     let mut token = format!("{header}.{payload}");
     let signature = signer.sign(token.as_bytes())?;

@@ -58,6 +58,7 @@ fn cases() -> Vec<Case> {
         expires_at: now + Duration::HOUR,
         issuer: None,
         jti: None,
+        run: None,
     };
     let token = sign_svid(&claims, "k1", &key).unwrap().into_bytes();
     let svid = issue_svid(&wanted, &Issuer::new(&root, Arc::new(key)).unwrap()).unwrap();

@@ -85,6 +85,13 @@ pub mod vouchsafe {
             tonic::include_proto!("vouchsafe.agent.v1");
         }
     }
+    /// Classes and runs.
+    pub mod run {
+        /// Version 1.
+        pub mod v1 {
+            tonic::include_proto!("vouchsafe.run.v1");
+        }
+    }
     /// The server's admin socket.
     pub mod server {
         /// Version 1.

@@ -8,6 +8,7 @@ use crate::spire::api::server::agent::v1::{
     AttestAgentRequest, CreateJoinTokenRequest, attest_agent_request,
 };
 use crate::spire::api::types::{AttestationData, JoinToken, Jwtsvid, Witsvid};
+use crate::vouchsafe::run::v1::NewRunJwtsvidResponse;
 use crate::vouchsafe::server::v1::BackupRequest;
 use crate::workload;
 
@@ -128,6 +129,17 @@ impl Debug for AttestAgentRequest {
     }
 }
 
+impl Debug for NewRunJwtsvidResponse {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("NewRunJwtsvidResponse")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("token", &Hidden::of(&self.token))
+            .field("issued_at", &self.issued_at)
+            .field("expires_at", &self.expires_at)
+            .finish()
+    }
+}
+
 impl Debug for BackupRequest {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         f.debug_struct("BackupRequest")
@@ -221,6 +233,10 @@ mod tests {
             ..Default::default()
         });
         assert_hidden(&CreateJoinTokenRequest {
+            token: text(),
+            ..Default::default()
+        });
+        assert_hidden(&NewRunJwtsvidResponse {
             token: text(),
             ..Default::default()
         });

@@ -1,15 +1,18 @@
 //! The gRPC services: convert, call a use case, convert. Nothing is decided here.
 
 mod absent;
+mod admission;
 mod agent;
 mod authority;
 mod backup;
 mod bundle;
+mod classes;
 mod conversation;
 mod entry;
 pub mod follow;
 mod health;
 mod logger;
+mod runs;
 mod server_admin;
 mod svid;
 mod sync;
@@ -23,6 +26,7 @@ use tonic::{Request, Status};
 use vouchsafe_ca::CaManager;
 use vouchsafe_identity::TrustDomain;
 use vouchsafe_proto::spire::api::server as spire;
+use vouchsafe_proto::vouchsafe::run::v1 as run;
 use vouchsafe_proto::vouchsafe::server::v1::server_admin_server::ServerAdminServer;
 use vouchsafe_proto::vouchsafe::sync::v1::sync_server::SyncServer;
 use vouchsafe_runtime::telemetry::LogLevel;
@@ -34,9 +38,11 @@ use crate::errors::ToStatus;
 use crate::index::Index;
 use crate::layers::Call;
 use crate::layers::rates::Rates;
+use crate::usecases::classes::Classes;
 use crate::usecases::issuing::Issuing;
 use crate::usecases::nodes::Nodes;
 use crate::usecases::registry::Registry;
+use crate::usecases::runs::Runs;
 use crate::usecases::tokens::Tokens;
 
 /// What the services call.
@@ -58,6 +64,10 @@ pub struct Parts {
     pub nodes: Nodes,
     /// Makes join tokens.
     pub tokens: Tokens,
+    /// Writes classes.
+    pub classes: Classes,
+    /// Writes runs.
+    pub runs: Runs,
     /// Issues SVIDs.
     pub issuing: Issuing,
     /// The authority, for its bundle.
@@ -124,6 +134,9 @@ pub fn routes(parts: Parts) -> Result<Routes, ReflectionError> {
         spire::debug::v1::debug_server::DebugServer::<Api>,
         ServerAdminServer::<Api>,
         SyncServer::<Api>,
+        run::classes_server::ClassesServer::<Api>,
+        run::runs_server::RunsServer::<Api>,
+        run::admission_server::AdmissionServer::<Api>,
         tonic_health::pb::health_server::HealthServer::<Api>,
     );
     routes.add_service(reflection().build_v1()?);

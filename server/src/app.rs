@@ -36,9 +36,11 @@ use crate::layers::anonymous::AnonymousCalls;
 use crate::layers::places::Places;
 use crate::layers::rates::Rates;
 use crate::metrics::{Issued, MeteredStore, Metrics, State};
+use crate::usecases::classes::Classes;
 use crate::usecases::issuing::Issuing;
 use crate::usecases::nodes::Nodes;
 use crate::usecases::registry::Registry;
+use crate::usecases::runs::{Runs, Times};
 use crate::usecases::tokens::Tokens;
 
 pub use error::AppError;
@@ -261,6 +263,12 @@ fn parts(
     let tokens = Tokens::new(trust_domain.clone(), Arc::clone(store));
     let join_token = join_token::Verifier::new(trust_domain.clone(), Arc::new(tokens.clone()));
     let verifiers: Vec<Arc<dyn NodeVerifier>> = vec![Arc::new(join_token)];
+    let times = Times {
+        x509_svid_ttl: config.default_x509_svid_ttl.get(),
+        jwt_svid_ttl: config.default_jwt_svid_ttl.get(),
+        keep_ended_runs: config.keep_ended_runs.get(),
+    };
+    let runs = Runs::new(trust_domain.clone(), Arc::clone(store), Arc::clone(index), times);
     Parts {
         clock: host.clock.clone(),
         started_at: host.clock.now(),
@@ -282,6 +290,13 @@ fn parts(
             issued.clone(),
         ),
         tokens,
+        classes: Classes::new(
+            trust_domain.clone(),
+            Arc::clone(store),
+            Arc::clone(index),
+            runs.clone(),
+        ),
+        runs,
         issuing: Issuing::new(
             trust_domain.clone(),
             Arc::clone(index),

@@ -24,7 +24,9 @@ const fn hours(n: u64) -> Span {
 /// Shortest life of a certificate authority: below it, its slots would turn faster than the rotation looks at them.
 pub const MIN_CA_TTL: Duration = Duration::from_secs(60);
 /// Longest life of a certificate authority: a hundred years. The dates of certificates end with the year 9999.
-pub const MAX_CA_TTL: Duration = Duration::from_secs(36_525 * 24 * 3600);
+pub const MIN_KEEP_ENDED_RUNS: Duration = Duration::from_secs(60);
+const MAX_KEEP_ENDED_RUNS: Duration = Duration::from_secs(3650 * 24 * 3600);
+const MAX_CA_TTL: Duration = Duration::from_secs(36_525 * 24 * 3600);
 /// Longest `jwt_issuer`.
 pub const MAX_ISSUER_BYTES: usize = 2048;
 /// Shortest life of an SVID that can be configured.
@@ -107,6 +109,9 @@ pub struct Config {
     /// What becomes of entries that rest on asserted selectors alone.
     #[serde(default)]
     pub asserted_entries: AssertedEntries,
+    /// How long runs that have ended can be looked at.
+    #[serde(default = "default_keep_ended_runs")]
+    pub keep_ended_runs: Span,
     /// The log on stderr.
     #[serde(default)]
     pub log: LogConfig,
@@ -126,6 +131,10 @@ pub struct Config {
 
 fn default_ca_ttl() -> Span {
     hours(24)
+}
+
+fn default_keep_ended_runs() -> Span {
+    hours(7 * 24)
 }
 
 fn default_x509_svid_ttl() -> Span {
@@ -153,6 +162,9 @@ pub enum BadConfig {
     /// The authority would outlive every date.
     #[error("`ca_ttl` of {0} is above the most of a hundred years")]
     CaTooLong(Span),
+    /// Runs would be kept past every date.
+    #[error("`keep_ended_runs` of {0} is above the most of ten years")]
+    KeptTooLong(Span),
     /// An SVID would outlive what signs it.
     #[error(
         "`{key}` of {value} is longer than `ca_ttl` of {ca_ttl}: no SVID outlives the authority that signs it"
@@ -215,6 +227,10 @@ impl Config {
                     ca_ttl: self.ca_ttl,
                 });
             }
+        }
+        at_least("keep_ended_runs", self.keep_ended_runs, MIN_KEEP_ENDED_RUNS)?;
+        if self.keep_ended_runs.get() > MAX_KEEP_ENDED_RUNS {
+            return Err(BadConfig::KeptTooLong(self.keep_ended_runs));
         }
         if let Some(id) = self.admin_ids.iter().find(|id| !self.is_own_workload(id)) {
             return Err(BadConfig::ForeignAdmin(id.clone()));

@@ -2,16 +2,20 @@
 
 pub mod agent;
 pub mod bundle;
+pub mod class;
 pub mod entry;
 pub mod filter;
+pub mod run;
 pub mod svid;
 #[cfg(test)]
 mod tests;
 
 use time::OffsetDateTime;
+use vouchsafe_identity::run::RunError;
 use vouchsafe_identity::{Selector, SelectorError, SelectorSet, SpiffeId, SpiffeIdError, TrustDomain};
 use vouchsafe_proto::spire::api::types;
 use vouchsafe_store::EntryId;
+use vouchsafe_store::class::LauncherRuleError;
 use vouchsafe_store::entry::EntryIdError;
 
 /// Most rows of one page.
@@ -46,6 +50,23 @@ pub enum ConvertError {
     /// An entry's id is malformed.
     #[error(transparent)]
     EntryId(#[from] EntryIdError),
+    /// The name or id of a class or a run is malformed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A launcher is malformed.
+    #[error(transparent)]
+    Launcher(#[from] LauncherRuleError),
+    /// A value of an enumeration that this release does not know.
+    #[error("`{field}` has no value {value}")]
+    Unknown {
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        value: i32,
+    },
+    /// Two fields that exclude each other.
+    #[error("`{0}` and `{1}` exclude each other")]
+    Both(&'static str, &'static str),
     /// A number or a time is out of its range.
     #[error("`{field}` of {value} is out of range")]
     Range {

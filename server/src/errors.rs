@@ -12,16 +12,23 @@ use vouchsafe_attestors::NodeAttestError;
 use vouchsafe_ca::{CaError, StepError};
 use vouchsafe_proto::spire::api::types;
 use vouchsafe_proto::spire::api::types::permission_denied_details::Reason;
+use vouchsafe_proto::vouchsafe::run::v1::AdmissionRefused;
+use vouchsafe_proto::vouchsafe::run::v1::admission_refused::Reason as AdmissionReason;
 use vouchsafe_store::StoreError;
 
 use crate::convert::ConvertError;
+use crate::usecases::classes::ClassError;
 use crate::usecases::issuing::IssuingError;
 use crate::usecases::nodes::{AgentRefusal, NodeError};
 use crate::usecases::registry::RegistryError;
+use crate::usecases::runs::{Refusal, RunsError};
 use crate::usecases::tokens::TokenError;
 
 /// Type of [`types::PermissionDeniedDetails`] within `google.protobuf.Any`.
 const DETAILS_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
+
+/// Type of [`AdmissionRefused`] within `google.protobuf.Any`.
+const ADMISSION_REFUSED_TYPE: &str = "type.googleapis.com/vouchsafe.run.v1.AdmissionRefused";
 
 /// Type of [`RetryInfo`] within `google.protobuf.Any`.
 const RETRY_INFO_TYPE: &str = "type.googleapis.com/google.rpc.RetryInfo";
@@ -175,6 +182,7 @@ impl ToStatus for RegistryError {
     fn to_status(&self) -> Status {
         match self {
             Self::Rule(e) => bad_request(e),
+            Self::OfClass(_) => bad_request(self),
             Self::NotFound(_) => Status::not_found(self.to_string()),
             Self::Similar(_) | Self::IdTaken(_) => Status::already_exists(self.to_string()),
             Self::Busy(_) => Status::aborted(self.to_string()),
@@ -183,10 +191,63 @@ impl ToStatus for RegistryError {
     }
 }
 
+impl ToStatus for ClassError {
+    fn to_status(&self) -> Status {
+        match self {
+            Self::Rule(e) => bad_request(e),
+            Self::NotFound(_) => Status::not_found(self.to_string()),
+            Self::Exists(_) | Self::IdTaken(_) => Status::already_exists(self.to_string()),
+            Self::EntryWithin { .. } | Self::InUse { .. } => Status::failed_precondition(self.to_string()),
+            Self::Changed { .. } | Self::Busy(_) => Status::aborted(self.to_string()),
+            Self::Store(e) => e.to_status(),
+        }
+    }
+}
+
+impl ToStatus for Refusal {
+    fn to_status(&self) -> Status {
+        let reason = match self {
+            Self::UnknownClass(_) => AdmissionReason::UnknownClass,
+            Self::Disabled(_) => AdmissionReason::ClassDisabled,
+            Self::Node { .. } => AdmissionReason::NodeNotAllowed,
+            Self::Launcher { .. } | Self::LauncherId(_) => AdmissionReason::LauncherNotAllowed,
+            Self::MaxRuns { .. } => AdmissionReason::MaxRuns,
+            Self::Changed { .. } => AdmissionReason::ClassChanged,
+            Self::Isolation(_) => AdmissionReason::Isolation,
+            Self::User { .. } => AdmissionReason::User,
+            Self::Parent(_) => AdmissionReason::Parent,
+        };
+        let detail = AdmissionRefused {
+            reason: reason.into(),
+            detail: self.to_string(),
+        };
+        let status = match self {
+            Self::MaxRuns { .. } => Status::resource_exhausted(self.to_string()),
+            Self::Changed { .. } => Status::failed_precondition(self.to_string()),
+            _ => Status::permission_denied(self.to_string()),
+        };
+        with_detail(&status, ADMISSION_REFUSED_TYPE, &detail)
+    }
+}
+
+impl ToStatus for RunsError {
+    fn to_status(&self) -> Status {
+        match self {
+            Self::Refused(refusal) => refusal.to_status(),
+            Self::Malformed(e) => bad_request(e),
+            Self::TooMany(_) => bad_request(self),
+            Self::NotFound(_) => Status::not_found(self.to_string()),
+            Self::Ended { .. } => Status::failed_precondition(self.to_string()),
+            Self::Busy(_) | Self::Crowded(_) => Status::aborted(self.to_string()),
+            Self::Store(e) => e.to_status(),
+        }
+    }
+}
+
 impl ToStatus for TokenError {
     fn to_status(&self) -> Status {
         match self {
-            Self::Ttl | Self::Text(_) | Self::Alias(_) => bad_request(self),
+            Self::Ttl | Self::Text(_) | Self::Alias(_) | Self::OfClass => bad_request(self),
             Self::Exists => Status::already_exists(self.to_string()),
             Self::Store(e) => e.to_status(),
         }
@@ -197,7 +258,9 @@ impl ToStatus for IssuingError {
     fn to_status(&self) -> Status {
         match self {
             Self::Request(_) | Self::Csr(_) | Self::Identity(_) => bad_request(self),
-            Self::NotAuthorized => Status::not_found(self.to_string()),
+            Self::NotAuthorized | Self::NoRun(_) => Status::not_found(self.to_string()),
+            Self::RunEnded { .. } => Status::failed_precondition(self.to_string()),
+            Self::NoChildren(_) | Self::OfClass { .. } => Status::permission_denied(self.to_string()),
             Self::Ca(e) => e.to_status(),
         }
     }

@@ -11,6 +11,7 @@ mod feed;
 mod filter;
 mod followers;
 mod history;
+mod runs;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use filter::{EntryFilter, NodeFilter, Relation};
 use followers::Followers;
 pub use followers::{Following, MAX_PENDING, Pending};
 pub use history::Missed;
+pub use runs::{LiveRun, RunFilter};
 use state::State;
 pub use view::View;
 

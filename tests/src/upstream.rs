@@ -394,6 +394,7 @@ impl Shared {
             expires_at: issued_at + life,
             issuer: None,
             jti: Some(format!("{}", self.lock().counts.jwt)),
+            run: None,
         };
         let token = {
             let signing = self.signing();

@@ -199,6 +199,7 @@ fn jwt_svid_6_2_only_keys_for_jwt_svids_must_verify_them() {
         expires_at: NOW + time::Duration::HOUR,
         issuer: None,
         jti: None,
+        run: None,
     };
     let token = sign_svid(&claims, "k1", &signer).unwrap();
     let mut bundle = full();

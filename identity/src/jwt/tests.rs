@@ -21,6 +21,7 @@ fn claims() -> SvidClaims {
         expires_at: NOW + Duration::minutes(5),
         issuer: None,
         jti: None,
+        run: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
-use vouchsafe_identity::jwt::{SvidClaims, sign_svid};
+use vouchsafe_identity::jwt::{RunClaims, SvidClaims, sign_svid};
 use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid};
@@ -31,6 +31,8 @@ pub struct X509Request {
     pub dns_names: Vec<String>,
     /// Its life; the default where `None`.
     pub ttl: Option<Duration>,
+    /// It ends by then, however long its life should be.
+    pub not_after: Option<OffsetDateTime>,
 }
 
 /// What a JWT-SVID shall say.
@@ -44,6 +46,10 @@ pub struct JwtRequest {
     pub ttl: Option<Duration>,
     /// Whether it carries a `jti`.
     pub include_jti: bool,
+    /// It ends by then, however long its life should be.
+    pub not_after: Option<OffsetDateTime>,
+    /// What it says of the run that it is issued to.
+    pub run: Option<RunClaims>,
 }
 
 /// A token with its times.
@@ -154,7 +160,11 @@ impl Signing {
                 "a JWT-SVID needs at least one audience, and none may be empty".to_owned(),
             ));
         }
-        let expires_at = (now + request.ttl.unwrap_or(config.jwt_svid_ttl)).min(issuer.expires_at);
+        let wanted = cut(
+            now + request.ttl.unwrap_or(config.jwt_svid_ttl),
+            request.not_after,
+        );
+        let expires_at = wanted.min(issuer.expires_at);
         let claims = SvidClaims {
             subject: request.spiffe_id.clone(),
             audience: request.audience.clone(),
@@ -162,6 +172,7 @@ impl Signing {
             expires_at,
             issuer: config.jwt_issuer.clone(),
             jti: request.include_jti.then(|| Uuid::new_v4().to_string()),
+            run: request.run.clone(),
         };
         let token = sign_svid(&claims, &issuer.key_id, issuer.signer.as_ref())?;
         Ok(IssuedJwt {
@@ -171,6 +182,11 @@ impl Signing {
             jti: claims.jti,
         })
     }
+}
+
+/// The earlier of both ends.
+fn cut(end: OffsetDateTime, not_after: Option<OffsetDateTime>) -> OffsetDateTime {
+    not_after.map_or(end, |not_after| end.min(not_after))
 }
 
 fn issue_by(
@@ -184,7 +200,10 @@ fn issue_by(
         public_key: request.public_key.clone(),
         dns_names: request.dns_names.clone(),
         not_before: now - BACKDATE,
-        not_after: now + request.ttl.unwrap_or(config.x509_svid_ttl),
+        not_after: cut(
+            now + request.ttl.unwrap_or(config.x509_svid_ttl),
+            request.not_after,
+        ),
         serial: key::random_serial().map_err(|e| CaError::Request(e.to_string()))?,
     };
     Ok(issue_svid(&request, issuer)?)

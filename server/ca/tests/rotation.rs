@@ -53,6 +53,7 @@ fn x509_request(ttl: Option<Duration>) -> X509Request {
         public_key: CheckedKey::new(key.public_key_spki()).unwrap(),
         dns_names: Vec::new(),
         ttl,
+        not_after: None,
     }
 }
 
@@ -62,6 +63,8 @@ fn jwt_request() -> JwtRequest {
         audience: vec!["db".to_owned()],
         ttl: None,
         include_jti: false,
+        not_after: None,
+        run: None,
     }
 }
 

@@ -127,6 +127,7 @@ fn x509_request() -> X509Request {
         public_key: CheckedKey::new(key.public_key_spki()).unwrap(),
         dns_names: Vec::new(),
         ttl: None,
+        not_after: None,
     }
 }
 
@@ -145,6 +146,8 @@ fn jwt_request() -> JwtRequest {
         audience: vec!["db".to_owned()],
         ttl: None,
         include_jti: false,
+        not_after: None,
+        run: None,
     }
 }
 

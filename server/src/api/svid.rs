@@ -114,7 +114,7 @@ impl Svid for Api {
     }
 }
 
-fn note(call: &Call, issued: &IssuedToken) {
+pub(super) fn note(call: &Call, issued: &IssuedToken) {
     call.fact("spiffe_id", issued.spiffe_id.as_str());
     call.fact("expires_at", issued.jwt.expires_at.unix_timestamp().to_string());
     if let Some(jti) = &issued.jwt.jti {

@@ -106,6 +106,7 @@ impl ServerIdentity {
             public_key: CheckedKey::new(key.public_key_spki()).map_err(|e| failed(&e))?,
             dns_names: Vec::new(),
             ttl: None,
+            not_after: None,
         };
         let issued = self.ca.issue_x509_for_server(&request, self.longest_away)?;
         self.svid.set(&issued.chain, &key.to_pkcs8())?;

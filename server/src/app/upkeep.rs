@@ -1,4 +1,5 @@
-//! What has to be done now and then: entries and tokens that ended are removed, idle rate buckets forgotten.
+//! What has to be done now and then: entries and tokens that ended are removed, runs that should not live are ended, idle
+//! rate buckets forgotten.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use crate::api::Parts;
 use crate::errors::chain;
 use crate::usecases::Origin;
 
-/// How often rate buckets are looked at.
+/// How often runs and rate buckets are looked at.
 const EVERY: Duration = Duration::from_secs(60);
 /// Every so many rounds, what has ended is removed: every five minutes, as in SPIRE.
 const ROUNDS_BETWEEN_PRUNES: u32 = 5;
@@ -21,9 +22,20 @@ pub(super) async fn run(parts: Parts) -> Result<(), Infallible> {
         if round.is_multiple_of(ROUNDS_BETWEEN_PRUNES) {
             prune(&parts).await;
         }
+        tidy_runs(&parts).await;
         parts.rates.forget_idle();
         round = round.wrapping_add(1);
         parts.clock.sleep(EVERY).await;
+    }
+}
+
+async fn tidy_runs(parts: &Parts) {
+    let origin = Origin::system("upkeep", parts.clock.now());
+    if let Err(error) = parts.runs.tidy(&origin).await {
+        tracing::warn!(
+            error = chain(&error),
+            "runs that are over could not be ended or forgotten"
+        );
     }
 }
 

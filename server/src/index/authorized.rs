@@ -91,7 +91,7 @@ pub(super) fn first_alias_end(state: &State, agent: &SpiffeId, now: OffsetDateTi
 }
 
 /// SPIFFE IDs of the agent's aliases.
-fn aliases_of<'a>(
+pub(super) fn aliases_of<'a>(
     state: &'a State,
     agent: &SpiffeId,
     now: OffsetDateTime,

@@ -110,6 +110,14 @@ fn put_one(state: &mut State, walks: &mut Walks, news: News) -> Vec<Concern> {
             *walks = Walks::default();
             put_node(state, &id, row)
         }
+        News::Class(name, row) => {
+            state.runs.put_class(&name, row);
+            Vec::new()
+        }
+        News::Run(id, row) => {
+            state.runs.put_run(id, row);
+            Vec::new()
+        }
         News::Bundle(trust_domain, row) => {
             match row {
                 Some(row) => {

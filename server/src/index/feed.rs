@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
-use vouchsafe_store::{ChangeKind, Entry, EntryId, Node, Revision, SharedStore, StoreError, Versioned};
+use vouchsafe_identity::{Bundle, ClassName, RunId, SpiffeId, TrustDomain};
+use vouchsafe_store::{
+    ChangeKind, Class, Entry, EntryId, Node, Revision, Run, SharedStore, StoreError, Versioned,
+};
 
 use super::Index;
 use super::bundle::IndexedBundle;
@@ -37,6 +39,8 @@ pub(super) enum News {
     Entry(EntryId, Option<Versioned<Entry>>),
     Node(SpiffeId, Option<Versioned<Node>>),
     Bundle(TrustDomain, Option<Versioned<Bundle>>),
+    Class(ClassName, Option<Versioned<Class>>),
+    Run(RunId, Option<Versioned<Run>>),
 }
 
 /// Reads every entry, node and bundle. What changes after revision `at` is read again by the feed.
@@ -60,7 +64,29 @@ pub(super) async fn load(store: &SharedStore, at: Revision) -> Result<State, Sto
             .bundles
             .insert(bundle.bundle.trust_domain.clone(), bundle.into());
     }
+    load_runs(store, &mut state).await?;
     Ok(state)
+}
+
+/// Reads every class and every run.
+async fn load_runs(store: &SharedStore, state: &mut State) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let page = store.classes(after.as_ref(), PAGE_ROWS).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.value.name.clone());
+        for row in page {
+            state.runs.put_class(&row.value.name.clone(), Some(row));
+        }
+    }
+    let mut after = None;
+    loop {
+        let page = store.runs(after.as_ref(), PAGE_ROWS).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.value.id);
+        page.into_iter()
+            .for_each(|row| state.runs.put_run(row.value.id, Some(row)));
+    }
 }
 
 /// Reads every entry: reading and decoding take longer than putting in, so two tasks read, each its half of the ids.
@@ -155,6 +181,8 @@ async fn catch_up(index: &Index, store: &SharedStore, target: Revision) -> Resul
                 ChangeKind::Entry(id) => news.push(News::Entry(id.clone(), store.entry(&id).await?)),
                 ChangeKind::Node(id) => news.push(News::Node(id.clone(), store.node(&id).await?)),
                 ChangeKind::Bundle(td) => news.push(News::Bundle(td.clone(), store.bundle(&td).await?)),
+                ChangeKind::Class(name) => news.push(News::Class(name.clone(), store.class(&name).await?)),
+                ChangeKind::Run(id) => news.push(News::Run(id, store.run(&id).await?)),
                 _ => {}
             }
         }

@@ -10,6 +10,7 @@ use vouchsafe_store::{EntryId, Node, Revision, Versioned};
 use super::bundle::IndexedBundle;
 use super::entry::{ById, IndexedEntry};
 use super::history::History;
+use super::runs::Runs;
 
 /// Path of the server's own id, the parent of the entries that give nodes an alias.
 const SERVER_PATH: &str = "/spire/server";
@@ -92,6 +93,7 @@ pub(super) struct State {
     pub(super) nodes: BTreeMap<SpiffeId, Arc<Versioned<Node>>>,
     pub(super) nodes_by_selector: HashMap<Selector, BTreeSet<SpiffeId>>,
     pub(super) bundles: BTreeMap<TrustDomain, Arc<IndexedBundle>>,
+    pub(super) runs: Runs,
     /// Up to which revision of the store all of this holds.
     pub(super) revision: Revision,
     pub(super) history: History,

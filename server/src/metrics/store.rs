@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use vouchsafe_audit::Record;
-use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
+use vouchsafe_identity::{Bundle, ClassName, RunId, SpiffeId, TrustDomain};
 use vouchsafe_store::{
-    AuditReader, BackupPart, BackupReader, BundleReader, Change, ChangeReader, Commit, CommitError, Entry,
-    EntryId, EntryReader, JoinToken, JournalReader, JournalRow, Node, NodeReader, RestoreMark, Revision,
-    SharedStore, Store, StoreError, TokenHash, TokenReader, Versioned,
+    AuditReader, BackupPart, BackupReader, BundleReader, Change, ChangeReader, Class, ClassReader, Commit,
+    CommitError, Entry, EntryId, EntryReader, JoinToken, JournalReader, JournalRow, Node, NodeReader,
+    RestoreMark, Revision, Run, RunReader, SharedStore, Store, StoreError, TokenHash, TokenReader, Versioned,
 };
 
 use super::Commits;
@@ -101,6 +101,32 @@ impl NodeReader for MeteredStore {
         limit: usize,
     ) -> Result<Vec<Versioned<Node>>, StoreError> {
         self.inner.nodes(after, limit).await
+    }
+}
+
+#[async_trait]
+impl ClassReader for MeteredStore {
+    async fn class(&self, name: &ClassName) -> Result<Option<Versioned<Class>>, StoreError> {
+        self.inner.class(name).await
+    }
+
+    async fn classes(
+        &self,
+        after: Option<&ClassName>,
+        limit: usize,
+    ) -> Result<Vec<Versioned<Class>>, StoreError> {
+        self.inner.classes(after, limit).await
+    }
+}
+
+#[async_trait]
+impl RunReader for MeteredStore {
+    async fn run(&self, id: &RunId) -> Result<Option<Versioned<Run>>, StoreError> {
+        self.inner.run(id).await
+    }
+
+    async fn runs(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<Versioned<Run>>, StoreError> {
+        self.inner.runs(after, limit).await
     }
 }
 

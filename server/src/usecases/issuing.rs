@@ -2,6 +2,8 @@
 //!
 //! Only the key comes from a CSR of an agent; identity, DNS names and lives come from the entry. No store is read.
 
+mod runs;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +11,14 @@ use time::OffsetDateTime;
 use vouchsafe_ca::{CaError, CaManager, IssuedJwt, JwtRequest, X509Request};
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::x509::csr::{self, CsrError};
-use vouchsafe_identity::{SpiffeId, TrustDomain};
+use vouchsafe_identity::{ClassName, RunId, SpiffeId, TrustDomain};
 use vouchsafe_store::EntryId;
 
 use super::registry::{RuleError, workload_id};
 use crate::index::{Index, IndexedEntry};
 use crate::metrics::{Issued, SvidKind};
+
+pub use runs::{MAX_CHILDREN, RunItem};
 
 /// Most audiences of one token.
 pub const MAX_AUDIENCES: usize = 64;
@@ -39,6 +43,28 @@ pub enum IssuingError {
     /// No such entry, or not for this agent; which of both is not told.
     #[error("entry not found or not authorized")]
     NotAuthorized,
+    /// No such run, or not admitted for this agent; which of both is not told.
+    #[error("run `{0}` not found, or not admitted for this node")]
+    NoRun(RunId),
+    /// The run has ended.
+    #[error("run `{id}` has ended: {how}")]
+    RunEnded {
+        /// Which.
+        id: RunId,
+        /// How.
+        how: String,
+    },
+    /// Children of the run have no ids of their own.
+    #[error("children of runs of class `{0}` have no ids of their own")]
+    NoChildren(ClassName),
+    /// The id belongs to a class: only its runs get it.
+    #[error("`{id}` belongs to class `{class}`: only its runs have such ids")]
+    OfClass {
+        /// The id.
+        id: SpiffeId,
+        /// The class.
+        class: ClassName,
+    },
     /// The authority could not issue.
     #[error(transparent)]
     Ca(#[from] CaError),
@@ -123,6 +149,8 @@ impl Issuing {
             audience,
             ttl: seconds(entry.jwt_svid_ttl_seconds),
             include_jti: entry.jwt_svid_include_jti,
+            not_after: None,
+            run: None,
         })?;
         self.issued.add(SvidKind::Jwt, 1);
         Ok(IssuedToken {
@@ -145,11 +173,13 @@ impl Issuing {
         let field = "the certificate request's URI";
         let id = SpiffeId::new(uri).map_err(|source| RuleError::SpiffeId { field, source })?;
         workload_id(field, &self.trust_domain, &id)?;
+        self.no_class_owns(&id)?;
         let svid = self.ca.issue_x509(&X509Request {
             spiffe_id: id,
             public_key: csr.public_key,
             dns_names: csr.dns_names,
             ttl: seconds(ttl_seconds),
+            not_after: None,
         })?;
         self.issued.add(SvidKind::X509, 1);
         Ok(svid)
@@ -163,12 +193,15 @@ impl Issuing {
         ttl_seconds: u32,
     ) -> Result<IssuedToken, IssuingError> {
         workload_id("id", &self.trust_domain, &id)?;
+        self.no_class_owns(&id)?;
         check_audience(&audience)?;
         let jwt = self.ca.issue_jwt(&JwtRequest {
             spiffe_id: id.clone(),
             audience,
             ttl: seconds(ttl_seconds),
             include_jti: false,
+            not_after: None,
+            run: None,
         })?;
         self.issued.add(SvidKind::Jwt, 1);
         Ok(IssuedToken {
@@ -176,6 +209,16 @@ impl Issuing {
             jwt,
             hint: String::new(),
         })
+    }
+
+    fn no_class_owns(&self, id: &SpiffeId) -> Result<(), IssuingError> {
+        match self.index.class_owning(id) {
+            None => Ok(()),
+            Some(class) => Err(IssuingError::OfClass {
+                id: id.clone(),
+                class,
+            }),
+        }
     }
 
     fn authorized(
@@ -197,6 +240,7 @@ fn issue_for(ca: &CaManager, entry: &IndexedEntry, csr: &[u8]) -> Result<EntrySv
         public_key: csr.public_key,
         dns_names: entry.dns_names.iter().map(ToString::to_string).collect(),
         ttl: seconds(entry.x509_svid_ttl_seconds),
+        not_after: None,
     })?;
     Ok(EntrySvid {
         svid,

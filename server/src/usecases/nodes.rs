@@ -20,6 +20,7 @@ use vouchsafe_store::{
     TokenHash, Versioned,
 };
 
+use super::classes::no_class_owns;
 use super::registry::{self, RegistryError};
 use super::{Origin, tokens};
 use crate::index::Index;
@@ -370,6 +371,7 @@ impl Nodes {
         if self.store.entry_by_shape(&entry.shape()).await?.is_some() {
             return Ok(commit);
         }
+        commit.expect.extend(no_class_owns(&entry.spiffe_id));
         Ok(commit
             .expect(Expect::Absent(Key::EntryShape(entry.shape())))
             .change(ChangeKind::Entry(entry.id.clone()))
@@ -409,6 +411,7 @@ impl Nodes {
             public_key,
             dns_names: Vec::new(),
             ttl: Some(self.svid_ttl),
+            not_after: None,
         })?;
         self.issued.add(SvidKind::Agent, 1);
         Ok(svid)

@@ -9,12 +9,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
-use vouchsafe_identity::{SpiffeId, TrustDomain};
+use vouchsafe_identity::{ClassId, SpiffeId, TrustDomain};
 use vouchsafe_store::{
     ChangeKind, Commit, CommitError, Entry, EntryId, Expect, Key, Record, SharedStore, StoreError, Versioned,
 };
 
 use super::Origin;
+use super::classes::no_class_owns;
 use crate::config::AssertedEntries;
 use crate::index::Index;
 
@@ -41,6 +42,9 @@ pub enum RegistryError {
     /// Another entry has the id that the caller chose.
     #[error("entry `{0}` already exists with another parent, SPIFFE ID or selectors")]
     IdTaken(EntryId),
+    /// The id belongs to a class.
+    #[error("spiffe_id `{0}` belongs to a class and its runs: no entry gives it")]
+    OfClass(SpiffeId),
     /// Others kept changing the same entry.
     #[error("entry `{0}` is being changed by others: try again")]
     Busy(EntryId),
@@ -222,6 +226,7 @@ impl Registry {
         while !pending.is_empty() {
             let mut commit = Commit::default();
             for (_, entry) in &pending {
+                commit.expect.extend(no_class_owns(&entry.spiffe_id));
                 commit = commit
                     .expect(Expect::Absent(Key::EntryShape(entry.shape())))
                     .expect(Expect::Absent(Key::Entry(entry.id.clone())))
@@ -247,7 +252,11 @@ impl Registry {
                         break;
                     };
                     let (place, entry) = pending.remove(hit);
-                    outcomes.push((place, Err(self.taken(&entry).await)));
+                    let why = match key {
+                        Key::ClassId(_) => RegistryError::OfClass(entry.spiffe_id),
+                        _ => self.taken(&entry).await,
+                    };
+                    outcomes.push((place, Err(why)));
                 }
                 Err(CommitError::Store(e)) => {
                     outcomes.extend(pending.drain(..).map(|(place, _)| (place, Err(e.clone().into()))));
@@ -281,17 +290,21 @@ impl Registry {
             let entry = self
                 .prepare(Ok(patch.clone().onto(value, self.least_revision())))
                 .await?;
-            let commit = Commit::default()
+            let mut commit = Commit::default()
                 .expect(Expect::At(Key::Entry(id.clone()), revision))
                 .put(Record::Entry(entry.clone()))
                 .change(ChangeKind::Entry(id.clone()))
                 .audit(origin.change("entry.update", facts(&entry)));
+            commit.expect.extend(no_class_owns(&entry.spiffe_id));
             match self.store.commit(commit).await {
                 Ok(revision) => {
                     self.index.wait_for(revision).await;
                     return Ok(entry);
                 }
                 Err(CommitError::Conflict(Key::EntryShape(shape))) => return Err(self.similar(&shape).await),
+                Err(CommitError::Conflict(Key::ClassId(_))) => {
+                    return Err(RegistryError::OfClass(entry.spiffe_id));
+                }
                 Err(CommitError::Store(e)) => return Err(e.into()),
                 Err(_) => {}
             }
@@ -346,6 +359,7 @@ fn owns(entry: &Entry, key: &Key) -> bool {
     match key {
         Key::Entry(id) => *id == entry.id,
         Key::EntryShape(shape) => *shape == entry.shape(),
+        Key::ClassId(class) => ClassId::owning(&entry.spiffe_id).as_ref() == Some(class),
         _ => false,
     }
 }

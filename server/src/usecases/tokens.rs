@@ -13,6 +13,7 @@ use vouchsafe_store::{
 };
 
 use super::Origin;
+use super::classes::no_class_owns;
 use super::registry::{RuleError, workload_id};
 
 /// Longest time for which a token may be valid.
@@ -31,6 +32,9 @@ pub enum TokenError {
     /// The alias is not one that an agent may have.
     #[error(transparent)]
     Alias(#[from] RuleError),
+    /// The alias belongs to a class.
+    #[error("agent_id belongs to a class and its runs: choose another alias")]
+    OfClass,
     /// The chosen token is in use.
     #[error("this join token already exists: choose another, or let the server choose")]
     Exists,
@@ -86,12 +90,12 @@ impl Tokens {
         let expires_at = (origin.at + ttl).replace_nanosecond(0).unwrap_or(origin.at);
         let alias_fact = alias.as_ref().map(ToString::to_string).unwrap_or_default();
         let facts = [("alias", alias_fact), ("expires_at", expires_at.to_string())];
-        let key = Key::Token(hash.clone());
+        let (key, of_class) = (Key::Token(hash.clone()), alias.clone());
         let expected = match self.store.token(&hash).await? {
             Some(old) if old.value.spent.is_some() => Expect::At(key, old.revision),
             _ => Expect::Absent(key),
         };
-        let commit = Commit::default()
+        let mut commit = Commit::default()
             .expect(expected)
             .put(Record::Token(JoinToken {
                 hash,
@@ -100,9 +104,13 @@ impl Tokens {
                 spent: None,
             }))
             .audit(origin.change("token.create", facts));
+        if let Some(alias) = &of_class {
+            commit.expect.extend(no_class_owns(alias));
+        }
         match self.store.commit(commit).await {
             Ok(_revision) => Ok(NewToken { token, expires_at }),
             Err(CommitError::Store(e)) => Err(e.into()),
+            Err(CommitError::Conflict(Key::ClassId(_))) => Err(TokenError::OfClass),
             Err(_) => Err(TokenError::Exists),
         }
     }

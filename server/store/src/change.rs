@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use vouchsafe_identity::{SpiffeId, TrustDomain};
+use vouchsafe_identity::{ClassName, RunId, SpiffeId, TrustDomain};
 
 use crate::{EntryId, Revision, StoreError};
 
@@ -18,6 +18,10 @@ pub enum ChangeKind {
     Node(SpiffeId),
     /// A bundle changed.
     Bundle(TrustDomain),
+    /// A class was made, updated or deleted.
+    Class(ClassName),
+    /// A run was admitted, started, ended or forgotten.
+    Run(RunId),
     /// Written by a newer release; skip it.
     Unknown,
 }
@@ -36,6 +40,8 @@ impl From<ChangeKind> for Stored {
             ChangeKind::Entry(id) => ("entry", Value::String(id.into())),
             ChangeKind::Node(id) => ("node", Value::String(id.into())),
             ChangeKind::Bundle(trust_domain) => ("bundle", Value::String(trust_domain.into())),
+            ChangeKind::Class(name) => ("class", Value::String(name.into())),
+            ChangeKind::Run(id) => ("run", Value::String(id.into())),
             ChangeKind::Unknown => ("unknown", Value::Null),
         };
         Self {
@@ -53,6 +59,8 @@ impl TryFrom<Stored> for ChangeKind {
             "entry" => Self::Entry(serde_json::from_value(stored.id)?),
             "node" => Self::Node(serde_json::from_value(stored.id)?),
             "bundle" => Self::Bundle(serde_json::from_value(stored.id)?),
+            "class" => Self::Class(serde_json::from_value(stored.id)?),
+            "run" => Self::Run(serde_json::from_value(stored.id)?),
             _ => Self::Unknown,
         })
     }

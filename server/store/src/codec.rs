@@ -8,15 +8,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vouchsafe_audit::{Draft, Record as AuditRecord, RecordError};
-use vouchsafe_identity::{SpiffeId, TrustDomain};
+use vouchsafe_identity::{ClassId, ClassName, RunId, SpiffeId, TrustDomain};
 
 use crate::kv::Row;
 use crate::{EntryId, JournalKey, Key, RestoreMark, Revision, StoreError, TokenHash, Versioned};
 
 /// Version of the whole store: grows when any kind of value gets a new version.
 ///
-/// 2: a row of the audit log may have several records.
-pub(crate) const FORMAT: u32 = 2;
+/// 2: a row of the audit log may have several records. 3: classes, whose ids no entry may give, and runs.
+pub(crate) const FORMAT: u32 = 3;
 /// Longest row of several audit records, in bytes: what the store keeps in one piece.
 pub(crate) const AUDIT_ROW_BYTES: usize = 3 << 10;
 const HEADER_BYTES: usize = 9;
@@ -44,6 +44,14 @@ pub(crate) enum Kind {
     Changes,
     /// An audit record.
     Audit,
+    /// A class.
+    Class,
+    /// Which class has an id.
+    ClassId,
+    /// A run.
+    Run,
+    /// Which run has a place of its class.
+    RunPlace,
 }
 
 impl Kind {
@@ -59,6 +67,10 @@ impl Kind {
             Self::Journal => b'j',
             Self::Changes => b'c',
             Self::Audit => b'a',
+            Self::Class => b'k',
+            Self::ClassId => b'i',
+            Self::Run => b'r',
+            Self::RunPlace => b'p',
         }
     }
 
@@ -72,6 +84,10 @@ impl Kind {
             Self::Bundle,
             Self::Journal,
             Self::Audit,
+            Self::Class,
+            Self::ClassId,
+            Self::Run,
+            Self::RunPlace,
         ];
         key != head_key() && kept.iter().any(|kind| key.first() == Some(&kind.prefix()))
     }
@@ -96,6 +112,10 @@ impl Kind {
             Self::Journal => "key slot",
             Self::Changes => "change",
             Self::Audit => "audit record",
+            Self::Class => "class",
+            Self::ClassId => "class id",
+            Self::Run => "run",
+            Self::RunPlace => "place of a run",
         }
     }
 
@@ -157,7 +177,31 @@ pub(crate) fn place(key: &Key) -> (Kind, Vec<u8>) {
         Key::Token(hash) => (Kind::Token, token_key(hash)),
         Key::Bundle(trust_domain) => (Kind::Bundle, bundle_key(trust_domain)),
         Key::Journal(key) => (Kind::Journal, journal_key(key)),
+        Key::Class(name) => (Kind::Class, class_key(name)),
+        Key::ClassId(id) => (Kind::ClassId, class_id_key(id)),
+        Key::Run(id) => (Kind::Run, run_key(id)),
+        Key::RunPlace(class, place) => (Kind::RunPlace, run_place_key(class, *place)),
     }
+}
+
+/// Key of a class.
+pub(crate) fn class_key(name: &ClassName) -> Vec<u8> {
+    Kind::Class.key(name.as_str().as_bytes())
+}
+
+/// Key of the place of a class's id.
+pub(crate) fn class_id_key(id: &ClassId) -> Vec<u8> {
+    Kind::ClassId.key(id.as_str().as_bytes())
+}
+
+/// Key of a run.
+pub(crate) fn run_key(id: &RunId) -> Vec<u8> {
+    Kind::Run.key(id.to_string().as_bytes())
+}
+
+/// Key of a place; no name has the slash.
+fn run_place_key(class: &ClassName, place: u32) -> Vec<u8> {
+    Kind::RunPlace.key(format!("{class}/{place}").as_bytes())
 }
 
 /// Key of an entry.

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use vouchsafe_audit::Draft;
-use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
+use vouchsafe_identity::{Bundle, ClassId, ClassName, RunId, SpiffeId, TrustDomain};
 
 use crate::{
-    ChangeKind, Entry, EntryId, JoinToken, JournalKey, JournalRow, Node, Revision, StoreError, TokenHash,
+    ChangeKind, Class, Entry, EntryId, JoinToken, JournalKey, JournalRow, Node, Revision, Run, StoreError,
+    TokenHash,
 };
 
 /// Names one stored value.
@@ -26,6 +27,14 @@ pub enum Key {
     Bundle(TrustDomain),
     /// A slot of the key journal.
     Journal(JournalKey),
+    /// A class.
+    Class(ClassName),
+    /// The place that a class's id takes; kept by the store with the class.
+    ClassId(ClassId),
+    /// A run.
+    Run(RunId),
+    /// One of the places for live runs that a class has, from 1.
+    RunPlace(ClassName, u32),
 }
 
 impl fmt::Display for Key {
@@ -37,6 +46,10 @@ impl fmt::Display for Key {
             Self::Token(_) => f.write_str("join token"),
             Self::Bundle(td) => write!(f, "bundle of `{td}`"),
             Self::Journal(key) => write!(f, "key slot {}/{}", key.purpose.name(), key.slot),
+            Self::Class(name) => write!(f, "class `{name}`"),
+            Self::ClassId(id) => write!(f, "the class with id `{id}`"),
+            Self::Run(id) => write!(f, "run `{id}`"),
+            Self::RunPlace(class, place) => write!(f, "place {place} of class `{class}`"),
         }
     }
 }
@@ -55,6 +68,12 @@ pub enum Record {
     Bundle(Bundle),
     /// A slot of the key journal.
     Journal(JournalRow),
+    /// A class; its id's place is written with it.
+    Class(Class),
+    /// A run.
+    Run(Run),
+    /// Which run has a place.
+    RunPlace(ClassName, u32, RunId),
 }
 
 impl Record {
@@ -66,6 +85,9 @@ impl Record {
             Self::Token(token) => Key::Token(token.hash.clone()),
             Self::Bundle(bundle) => Key::Bundle(bundle.trust_domain.clone()),
             Self::Journal(row) => Key::Journal(row.key.clone()),
+            Self::Class(class) => Key::Class(class.name.clone()),
+            Self::Run(run) => Key::Run(run.id),
+            Self::RunPlace(class, place, _) => Key::RunPlace(class.clone(), *place),
         }
     }
 }

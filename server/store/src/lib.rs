@@ -8,6 +8,7 @@ pub mod audit;
 pub mod backup;
 pub mod bundle;
 pub mod change;
+pub mod class;
 mod codec;
 pub mod commit;
 pub mod entry;
@@ -16,6 +17,7 @@ pub mod journal;
 pub mod kv;
 pub mod memory;
 pub mod node;
+pub mod run;
 pub mod sled;
 pub mod token;
 
@@ -29,12 +31,14 @@ pub use audit::{AuditConfig, AuditError, AuditPlace, AuditReader, AuditSink, Aud
 pub use backup::{BackupEnd, BackupPart, BackupReader, RestoreMark};
 pub use bundle::BundleReader;
 pub use change::{Change, ChangeKind, ChangeReader};
+pub use class::{Class, ClassReader};
 pub use commit::{Commit, CommitError, Expect, Key, Mutation, Record};
 pub use entry::{Entry, EntryId, EntryReader};
 pub use error::StoreError;
 pub use journal::{JournalKey, JournalReader, JournalRow, KeyPurpose, SlotState};
 pub use memory::MemoryStore;
 pub use node::{HandedOut, Node, NodeReader};
+pub use run::{Run, RunReader};
 pub use token::{JoinToken, Spent, TokenHash, TokenReader};
 
 /// Number of a commit; grows by one with each, in the order in which they became durable.
@@ -61,6 +65,8 @@ pub trait Store:
     + TokenReader
     + BundleReader
     + JournalReader
+    + ClassReader
+    + RunReader
     + ChangeReader
     + AuditReader
     + BackupReader

@@ -70,6 +70,15 @@ fn rights() -> BTreeMap<&'static str, Rights> {
                 named: &[],
             },
         ),
+        ("vouchsafe.run.v1.Classes", operator(&[])),
+        ("vouchsafe.run.v1.Runs", operator(&[])),
+        (
+            "vouchsafe.run.v1.Admission",
+            Rights {
+                others: "G",
+                named: &[],
+            },
+        ),
         ("grpc.health.v1.Health", local()),
         ("grpc.reflection.v1.ServerReflection", local()),
         ("grpc.reflection.v1alpha.ServerReflection", local()),

@@ -160,6 +160,7 @@ fn forgeries(good: &str) -> Vec<(&'static str, String)> {
         expires_at: now + Duration::HOUR,
         issuer: None,
         jti: None,
+        run: None,
     };
     let stranger = LocalKey::generate("stranger", KeyAlgorithm::EcP256).unwrap();
     let signed = |subject: &str, kid: &str| sign_svid(&claims(subject), kid, &stranger).unwrap();
@@ -275,6 +276,7 @@ async fn workload_api_6_3_a_token_must_be_validated_by_the_bundle_of_its_own_tru
         expires_at: now + Duration::HOUR,
         issuer: None,
         jti: None,
+        run: None,
     };
     // A token of a trust domain that is not known, under the kid of our own key.
     let kid = part(&good, 0)["kid"].as_str().unwrap().to_owned();

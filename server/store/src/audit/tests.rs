@@ -8,12 +8,13 @@ use time::OffsetDateTime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use vouchsafe_audit::{Outcome, Principal};
-use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
+use vouchsafe_identity::{Bundle, ClassName, RunId, SpiffeId, TrustDomain};
 
 use super::*;
 use crate::{
-    BundleReader, Change, ChangeReader, Entry, EntryId, EntryReader, JoinToken, JournalReader, JournalRow,
-    MemoryStore, Node, NodeReader, Revision, Store, TokenHash, TokenReader, Versioned,
+    BundleReader, Change, ChangeReader, Class, ClassReader, Entry, EntryId, EntryReader, JoinToken,
+    JournalReader, JournalRow, MemoryStore, Node, NodeReader, Revision, Run, RunReader, Store, TokenHash,
+    TokenReader, Versioned,
 };
 
 /// Longer than the writer ever waits.
@@ -141,6 +142,14 @@ hand_on! {
     BundleReader {
         bundle(trust_domain: &TrustDomain) -> Option<Versioned<Bundle>>;
         bundles() -> Vec<Versioned<Bundle>>;
+    }
+    ClassReader {
+        class(name: &ClassName) -> Option<Versioned<Class>>;
+        classes(after: Option<&ClassName>, limit: usize) -> Vec<Versioned<Class>>;
+    }
+    RunReader {
+        run(id: &RunId) -> Option<Versioned<Run>>;
+        runs(after: Option<&RunId>, limit: usize) -> Vec<Versioned<Run>>;
     }
     JournalReader {
         journal(server_id: &str) -> Vec<Versioned<JournalRow>>;

@@ -6,7 +6,7 @@ use vouchsafe_identity::KeyAlgorithm;
 use super::*;
 use crate::{ChangeKind, KeyPurpose};
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 13] = [
     Kind::Meta,
     Kind::Entry,
     Kind::Shape,
@@ -16,6 +16,10 @@ const KINDS: [Kind; 9] = [
     Kind::Journal,
     Kind::Changes,
     Kind::Audit,
+    Kind::Class,
+    Kind::ClassId,
+    Kind::Run,
+    Kind::RunPlace,
 ];
 
 #[test]

@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
-use vouchsafe_identity::{Bundle, SpiffeId, TrustDomain};
+use vouchsafe_identity::{Bundle, ClassName, RunId, SpiffeId, TrustDomain};
 
 use super::{Kv, KvStore};
 use crate::codec::{self, Kind};
 use crate::{
-    AuditReader, BundleReader, Change, ChangeKind, ChangeReader, Entry, EntryId, EntryReader, JoinToken,
-    JournalReader, JournalRow, Node, NodeReader, Revision, StoreError, TokenHash, TokenReader, Versioned,
+    AuditReader, BundleReader, Change, ChangeKind, ChangeReader, Class, ClassReader, Entry, EntryId,
+    EntryReader, JoinToken, JournalReader, JournalRow, Node, NodeReader, Revision, Run, RunReader,
+    StoreError, TokenHash, TokenReader, Versioned,
 };
 
 /// Rows that are read at once where the number wanted is not known beforehand.
@@ -101,6 +102,32 @@ impl<K: Kv> TokenReader for KvStore<K> {
         limit: usize,
     ) -> Result<Vec<Versioned<JoinToken>>, StoreError> {
         self.page(Kind::Token, after.map(codec::token_key), limit)
+    }
+}
+
+#[async_trait]
+impl<K: Kv> ClassReader for KvStore<K> {
+    async fn class(&self, name: &ClassName) -> Result<Option<Versioned<Class>>, StoreError> {
+        self.one(Kind::Class, &codec::class_key(name))
+    }
+
+    async fn classes(
+        &self,
+        after: Option<&ClassName>,
+        limit: usize,
+    ) -> Result<Vec<Versioned<Class>>, StoreError> {
+        self.page(Kind::Class, after.map(codec::class_key), limit)
+    }
+}
+
+#[async_trait]
+impl<K: Kv> RunReader for KvStore<K> {
+    async fn run(&self, id: &RunId) -> Result<Option<Versioned<Run>>, StoreError> {
+        self.one(Kind::Run, &codec::run_key(id))
+    }
+
+    async fn runs(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<Versioned<Run>>, StoreError> {
+        self.page(Kind::Run, after.map(codec::run_key), limit)
     }
 }
 

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vouchsafe_audit::Draft;
+use vouchsafe_identity::ClassName;
 
 use super::{Kv, Rows};
 use crate::codec::{self, AuditRows, Head, Kind};
-use crate::{Commit, CommitError, Entry, EntryId, Expect, Key, Mutation, Record, Revision, StoreError};
+use crate::{
+    Class, Commit, CommitError, Entry, EntryId, Expect, Key, Mutation, Record, Revision, StoreError,
+};
 
 /// Most revisions that one group prunes from the change log, so that no commit waits long for it.
 const MAX_PRUNED: u64 = 256;
@@ -375,6 +378,12 @@ impl<K: Kv> Staged<'_, '_, K> {
             Record::Token(token) => self.set(kind, key, token)?,
             Record::Bundle(bundle) => self.set(kind, key, bundle)?,
             Record::Journal(row) => self.set(kind, key, row)?,
+            Record::Class(class) => {
+                self.take_class_id(class)?;
+                self.set(kind, key, class)?;
+            }
+            Record::Run(run) => self.set(kind, key, run)?,
+            Record::RunPlace(_, _, run) => self.set(kind, key, run)?,
         }
         Ok(())
     }
@@ -394,6 +403,28 @@ impl<K: Kv> Staged<'_, '_, K> {
         Ok(())
     }
 
+    /// Takes the place of a class's id, which the class keeps for as long as it is there.
+    fn take_class_id(&mut self, class: &Class) -> Result<(), CommitError> {
+        let key = codec::class_id_key(&class.id);
+        if let Some(row) = self.get(&key)? {
+            let holder: ClassName = codec::decode(Kind::ClassId, &row)?.value;
+            if holder != class.name {
+                return Err(CommitError::Conflict(Key::ClassId(class.id.clone())));
+            }
+        }
+        self.free_class_id(&codec::class_key(&class.name))?;
+        self.set(Kind::ClassId, key, &class.name)?;
+        Ok(())
+    }
+
+    fn free_class_id(&mut self, class_key: &[u8]) -> Result<(), StoreError> {
+        if let Some(row) = self.get(class_key)? {
+            let old: Class = codec::decode(Kind::Class, &row)?.value;
+            self.rows.insert(codec::class_id_key(&old.id), None);
+        }
+        Ok(())
+    }
+
     fn free_shape(&mut self, entry_key: &[u8]) -> Result<(), StoreError> {
         if let Some(row) = self.get(entry_key)? {
             let old: Entry = codec::decode(Kind::Entry, &row)?.value;
@@ -409,7 +440,12 @@ impl<K: Kv> Staged<'_, '_, K> {
                 let why = "the place of an entry's shape goes with the entry: delete the entry";
                 return Err(StoreError::Unstorable(why.to_owned()));
             }
+            Kind::ClassId => {
+                let why = "the place of a class's id goes with the class: delete the class";
+                return Err(StoreError::Unstorable(why.to_owned()));
+            }
             Kind::Entry => self.free_shape(&row_key)?,
+            Kind::Class => self.free_class_id(&row_key)?,
             _ => {}
         }
         self.rows.insert(row_key, None);

@@ -11,12 +11,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use vouchsafe_store::backup::{RestoreError, restore};
 use vouchsafe_store::{
-    AuditReader, BackupEnd, BackupPart, BackupReader, BundleReader, ChangeKind, ChangeReader, Commit,
-    EntryReader, JournalReader, KeyPurpose, MemoryStore, NodeReader, Record, Revision, SledConfig, SledStore,
-    Store, StoreError, TokenReader,
+    AuditReader, BackupEnd, BackupPart, BackupReader, BundleReader, ChangeKind, ChangeReader, ClassReader,
+    Commit, CommitError, EntryReader, Expect, JournalReader, Key, KeyPurpose, MemoryStore, NodeReader,
+    Record, Revision, RunReader, SledConfig, SledStore, Store, StoreError, TokenReader,
 };
 
-use crate::samples::{bundle, draft, entry, entry_id, journal, node, token, trust_domain};
+use crate::samples::{bundle, class, draft, entry, entry_id, journal, node, run, token, trust_domain};
 
 fn open(dir: &Path) -> SledStore {
     SledStore::open(dir, &SledConfig::default()).unwrap()
@@ -85,6 +85,9 @@ async fn some_store() -> Arc<MemoryStore> {
         .put(Record::Token(token("hash")))
         .put(Record::Bundle(bundle("example.org", 7)))
         .put(Record::Journal(journal("server-1", KeyPurpose::JwtSigner, 'a')))
+        .put(Record::Class(class("c")))
+        .put(Record::Run(run(1)))
+        .put(Record::RunPlace(class("c").name, 1, run(1).id))
         .change(ChangeKind::Entry(entry_id("e")))
         .audit(draft("r1"));
     store.commit(all).await.unwrap();
@@ -113,6 +116,21 @@ async fn everything_but_tokens_comes_back_and_old_revisions_are_not_believed() {
     let td = trust_domain("example.org");
     assert_eq!(again.bundle(&td).await.unwrap(), store.bundle(&td).await.unwrap());
     assert_eq!(again.journal("server-1").await.unwrap().len(), 1);
+    let name = class("c").name;
+    assert_eq!(
+        again.class(&name).await.unwrap(),
+        store.class(&name).await.unwrap()
+    );
+    assert_eq!(
+        again.run(&run(1).id).await.unwrap(),
+        store.run(&run(1).id).await.unwrap()
+    );
+    for place in [Key::ClassId(class("c").id), Key::RunPlace(name, 1)] {
+        let taken = again
+            .commit(Commit::default().expect(Expect::Absent(place)))
+            .await;
+        assert!(matches!(taken, Err(CommitError::Conflict(_))), "{taken:?}");
+    }
     assert_eq!(
         again.audit_records(1, 9).await.unwrap(),
         store.audit_records(1, 9).await.unwrap()

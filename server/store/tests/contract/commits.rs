@@ -8,7 +8,7 @@ use vouchsafe_store::{
 };
 
 use crate::Make;
-use crate::samples::{bundle, draft, entry, entry_id, journal, node, token};
+use crate::samples::{bundle, class, draft, entry, entry_id, journal, node, run, token};
 
 const KEEP: u64 = 1000;
 
@@ -292,4 +292,63 @@ pub(crate) async fn values_of_one_commit_share_its_revision(make: Make) {
     let bundles = store.bundles().await.unwrap();
     let revisions = [entry.revision, node.revision, bundles.first().unwrap().revision];
     assert_eq!(revisions, [revision; 3]);
+}
+
+pub(crate) async fn an_id_has_one_class(make: Make) {
+    let store = make(KEEP);
+    store.commit(put(Record::Class(class("first")))).await.unwrap();
+    let place = Key::ClassId(class("first").id);
+    let mut second = class("second");
+    second.id = class("first").id;
+    let taken = store.commit(put(Record::Class(second.clone()))).await;
+    assert_eq!(conflict(taken), place);
+    let absent = Commit::default().expect(Expect::Absent(place.clone()));
+    assert_eq!(conflict(store.commit(absent.clone()).await), place);
+    // An update keeps it, another id frees it, and it goes with the class, not by itself.
+    store.commit(put(Record::Class(class("first")))).await.unwrap();
+    assert_eq!(conflict(store.commit(absent.clone()).await), place);
+    let alone = store.commit(Commit::default().delete(place.clone())).await;
+    assert!(matches!(
+        alone,
+        Err(CommitError::Store(StoreError::Unstorable(_)))
+    ));
+    let mut moved = class("first");
+    moved.id = class("elsewhere").id;
+    store.commit(put(Record::Class(moved.clone()))).await.unwrap();
+    store.commit(absent.clone()).await.unwrap();
+    store.commit(put(Record::Class(second.clone()))).await.unwrap();
+    store
+        .commit(Commit::default().delete(Key::Class(second.name)))
+        .await
+        .unwrap();
+    store.commit(absent).await.unwrap();
+    let held = Commit::default().expect(Expect::Absent(Key::ClassId(moved.id.clone())));
+    assert_eq!(conflict(store.commit(held).await), Key::ClassId(moved.id));
+}
+
+pub(crate) async fn a_place_has_one_run(make: Make) {
+    let store = make(KEEP);
+    let name = class("researcher").name;
+    let take = |place: u32, number: u64| {
+        Commit::default()
+            .expect(Expect::Absent(Key::RunPlace(name.clone(), place)))
+            .put(Record::RunPlace(name.clone(), place, run(number).id))
+            .put(Record::Run(run(number)))
+    };
+    let racing = [take(1, 1), take(1, 2), take(1, 3)].map(|commit| store.commit(commit));
+    let outcomes = futures_join(racing).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    assert_eq!(store.runs(None, 9).await.unwrap().len(), 1);
+    // Places of other numbers and of classes with similar names are others.
+    store.commit(take(11, 4)).await.unwrap();
+    let other = Expect::Absent(Key::RunPlace(class("researcher-1").name, 1));
+    store.commit(Commit::default().expect(other)).await.unwrap();
+    let free = Commit::default().delete(Key::RunPlace(name.clone(), 1));
+    store.commit(free).await.unwrap();
+    store.commit(take(1, 5)).await.unwrap();
+}
+
+async fn futures_join<T>(futures: [impl Future<Output = T>; 3]) -> [T; 3] {
+    let [a, b, c] = futures;
+    tokio::join!(a, b, c).into()
 }

@@ -82,11 +82,12 @@ contract! {
     }
     tests {
         reads: what_is_not_there_is_none, the_middle_entry_halves_what_is_there, each_entity_is_read_back, entries_come_by_pages,
-            nodes_and_tokens_come_by_pages, bundles_and_journals_come_in_order,
+            nodes_and_tokens_come_by_pages, classes_and_runs_come_by_pages, bundles_and_journals_come_in_order,
             journals_of_other_servers_stay_apart, long_values_are_read_back;
         commits: a_conflict_changes_nothing, each_expectation_is_kept,
             sixteen_callers_race_for_one_token, racing_updates_are_never_lost,
             a_shape_has_one_entry, an_update_frees_the_old_shape, a_deletion_frees_the_shape,
+            an_id_has_one_class, a_place_has_one_run,
             shapes_follow_the_order_of_a_commit, a_shape_is_not_deleted_by_itself,
             deleting_what_is_missing_is_no_error, values_of_one_commit_share_its_revision;
         logs: revisions_grow_by_one_and_are_announced, changes_come_in_order_by_whole_revisions,

@@ -10,7 +10,7 @@ use vouchsafe_store::{
     SharedStore, SledConfig, SledStore,
 };
 
-use crate::samples::{bundle, draft, entry, entry_id, journal, node, token};
+use crate::samples::{bundle, class, draft, entry, entry_id, journal, node, run as a_run, token};
 
 /// One step of a run; keys come from a small stock, so that they meet.
 #[derive(Debug, Clone)]
@@ -113,6 +113,12 @@ async fn dump(store: &SharedStore) -> BTreeMap<Key, (Record, Revision)> {
     for row in store.journal("server-1").await.unwrap() {
         add(Record::Journal(row.value), row.revision);
     }
+    for class in store.classes(None, usize::MAX).await.unwrap() {
+        add(Record::Class(class.value), class.revision);
+    }
+    for run in store.runs(None, usize::MAX).await.unwrap() {
+        add(Record::Run(run.value), run.revision);
+    }
     all
 }
 
@@ -148,6 +154,8 @@ fn records() -> impl Strategy<Value = Record> {
             node.agent_version = "v".repeat(version_len);
             Record::Node(node)
         }),
+        1 => (0..2).prop_map(|name| Record::Class(class(&format!("c{name}")))),
+        1 => (0..2_u64).prop_map(|number| Record::Run(a_run(number))),
         1 => (0..2).prop_map(|hash| Record::Token(token(&format!("t{hash}")))),
         1 => (0..2, 0_u64..9).prop_map(|(td, seq)| Record::Bundle(bundle(&format!("b{td}.org"), seq))),
         1 => prop_oneof![Just('a'), Just('b')]

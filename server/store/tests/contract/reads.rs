@@ -1,9 +1,9 @@
 //! Each reader: nothing, one, pages, order.
 
-use vouchsafe_store::{Commit, EntryId, KeyPurpose, Record, Revision, TokenHash, Versioned};
+use vouchsafe_store::{Class, Commit, EntryId, KeyPurpose, Record, Revision, Run, TokenHash, Versioned};
 
 use crate::Make;
-use crate::samples::{bundle, entry, entry_id, journal, node, spiffe_id, token, trust_domain};
+use crate::samples::{bundle, class, entry, entry_id, journal, node, run, spiffe_id, token, trust_domain};
 
 const KEEP: u64 = 1000;
 
@@ -18,6 +18,10 @@ pub(crate) async fn what_is_not_there_is_none(make: Make) {
     assert!(store.tokens(None, 10).await.unwrap().is_empty());
     assert_eq!(store.bundle(&trust_domain("example.org")).await.unwrap(), None);
     assert!(store.bundles().await.unwrap().is_empty());
+    assert_eq!(store.class(&class("c").name).await.unwrap(), None);
+    assert!(store.classes(None, 10).await.unwrap().is_empty());
+    assert_eq!(store.run(&run(1).id).await.unwrap(), None);
+    assert!(store.runs(None, 10).await.unwrap().is_empty());
     assert!(store.journal("server-1").await.unwrap().is_empty());
     assert_eq!(store.changes(Revision(0), 10).await.unwrap(), Some(Vec::new()));
     assert!(store.audit_records(0, 10).await.unwrap().is_empty());
@@ -150,6 +154,29 @@ pub(crate) async fn nodes_and_tokens_come_by_pages(make: Make) {
     let rest = store.tokens(Some(&TokenHash("b".to_owned())), 2).await.unwrap();
     assert_eq!(rest.first().unwrap().value, token("c"));
     assert_eq!(rest.len(), 1);
+}
+
+pub(crate) async fn classes_and_runs_come_by_pages(make: Make) {
+    let store = make(KEEP);
+    for (number, name) in (0..).zip(["b", "a-1", "a", "c"]) {
+        let commit = Commit::default()
+            .put(Record::Class(class(name)))
+            .put(Record::Run(run(3 - number)));
+        store.commit(commit).await.unwrap();
+    }
+    let values = |rows: Vec<Versioned<Class>>| rows.into_iter().map(|row| row.value).collect::<Vec<_>>();
+    let first = values(store.classes(None, 2).await.unwrap());
+    assert_eq!(first, [class("a"), class("a-1")]);
+    let rest = store.classes(Some(&class("a-1").name), 9).await.unwrap();
+    assert_eq!(values(rest), [class("b"), class("c")]);
+    let found = store.class(&class("b").name).await.unwrap().unwrap();
+    assert_eq!((found.value, found.revision), (class("b"), Revision(1)));
+
+    let values = |rows: Vec<Versioned<Run>>| rows.into_iter().map(|row| row.value).collect::<Vec<_>>();
+    assert_eq!(values(store.runs(None, 2).await.unwrap()), [run(0), run(1)]);
+    let rest = store.runs(Some(&run(1).id), 9).await.unwrap();
+    assert_eq!(values(rest), [run(2), run(3)]);
+    assert_eq!(store.run(&run(2).id).await.unwrap().unwrap().value, run(2));
 }
 
 pub(crate) async fn bundles_and_journals_come_in_order(make: Make) {

@@ -151,8 +151,8 @@ async fn a_newer_store_is_refused() {
     drop(open(dir.path()).unwrap());
     tamper(dir.path(), b"mstore", |row| {
         let text = String::from_utf8(row.split_off(10)).unwrap();
-        assert!(text.contains("\"format\":2"), "{text}");
-        row.extend(text.replace("\"format\":2", "\"format\":7").bytes());
+        assert!(text.contains("\"format\":3"), "{text}");
+        row.extend(text.replace("\"format\":3", "\"format\":7").bytes());
     });
     let refused = open(dir.path()).unwrap_err();
     assert!(
@@ -160,7 +160,7 @@ async fn a_newer_store_is_refused() {
             refused,
             StoreError::Newer {
                 found: 7,
-                known: 2,
+                known: 3,
                 ..
             }
         ),

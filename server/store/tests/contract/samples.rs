@@ -5,9 +5,17 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use vouchsafe_audit::{Draft, Outcome, Principal};
-use vouchsafe_identity::{Bundle, JwtAuthority, KeyAlgorithm, SpiffeId, TrustDomain, X509Authority};
+use vouchsafe_identity::{
+    Bundle, ClassId, ClassName, JwtAuthority, KeyAlgorithm, Labels, RunId, Sha256, SpiffeId, TaskId,
+    TrustDomain, X509Authority,
+};
+use vouchsafe_store::class::{
+    ClassNodes, ClassSpec, Code, FileRole, Harden, Inherit, Isolation, LauncherRule, MeasuredFile, OnEnd,
+    Program, RunUser, SvidPolicy,
+};
+use vouchsafe_store::run::{EndReason, Ended, Started};
 use vouchsafe_store::{
-    Entry, EntryId, JoinToken, JournalKey, JournalRow, KeyPurpose, Node, SlotState, TokenHash,
+    Class, Entry, EntryId, JoinToken, JournalKey, JournalRow, KeyPurpose, Node, Run, SlotState, TokenHash,
 };
 
 pub(crate) fn time(seconds: i64) -> OffsetDateTime {
@@ -92,6 +100,96 @@ pub(crate) fn bundle(name: &str, sequence: u64) -> Bundle {
         }],
         refresh_hint: Some(Duration::from_secs(300)),
         sequence,
+    }
+}
+
+fn file(path: &str, role: Option<FileRole>) -> MeasuredFile {
+    MeasuredFile {
+        path: path.to_owned(),
+        sha256: Sha256::new(&"0a".repeat(32)).unwrap(),
+        role,
+    }
+}
+
+pub(crate) fn class(name: &str) -> Class {
+    Class {
+        name: ClassName::new(name).unwrap(),
+        id: ClassId::of(spiffe_id(&format!("/agent/{name}"))).unwrap(),
+        version: 2,
+        spec: ClassSpec {
+            description: "looks things up".to_owned(),
+            program: Program {
+                executable: file("/usr/bin/python3", None),
+                code: Some(Code::Script(file("/opt/agent.py", None))),
+                fixed_args: vec!["--quiet".to_owned()],
+                extra_args: true,
+            },
+            files: vec![file("/opt/prompt.txt", Some(FileRole::Prompt))],
+            user: RunUser::Pool {
+                first_uid: 70_000,
+                last_uid: 70_099,
+            },
+            env_allow: vec!["PYTHONPATH".to_owned()],
+            nodes: ClassNodes::These(vec![spiffe_id("/node")]),
+            launchers: vec![LauncherRule::Uid(1000), LauncherRule::Below(spiffe_id("/agent"))],
+            max_ttl_seconds: 3600,
+            max_runs: 4,
+            svids: policy(),
+            isolation: Isolation::Process,
+            allow_mutable_files: false,
+            on_end: OnEnd::Kill,
+            harden: Harden {
+                no_new_privs: true,
+                connect_ports: Some(vec![443]),
+                ..Harden::default()
+            },
+            disabled: false,
+        },
+        created_at: time(0),
+        updated_at: time(9),
+    }
+}
+
+fn policy() -> SvidPolicy {
+    SvidPolicy {
+        x509_ttl_seconds: 600,
+        jwt_ttl_seconds: 60,
+        inherit: Inherit::Derived,
+        claims_audiences: vec!["tools".to_owned()],
+        class_sub_audiences: vec!["database".to_owned()],
+    }
+}
+
+/// A run that has ended.
+pub(crate) fn run(number: u64) -> Run {
+    let class = class("researcher");
+    Run {
+        id: RunId::made(1_800_000_000_000 + number, 7),
+        class: class.name,
+        class_id: class.id,
+        class_version: 2,
+        place: 3,
+        node: spiffe_id("/spire/agent/join_token/a"),
+        launcher: "uid:1000".to_owned(),
+        parent: Some(RunId::made(1_700_000_000_000, 8)),
+        task: Some(TaskId::new("JIRA-1").unwrap()),
+        labels: Labels::new(BTreeMap::from([("team".to_owned(), "blue".to_owned())])).unwrap(),
+        uid: 70_003,
+        isolation: Isolation::Process,
+        measured_sha256: Some(Sha256::new(&"0b".repeat(32)).unwrap()),
+        svids: policy(),
+        admitted_at: time(1),
+        expires_at: time(3601),
+        started: Some(Started {
+            at: time(2),
+            pid: 4711,
+        }),
+        ended: Some(Ended {
+            at: time(30),
+            reason: EndReason::Exited(1),
+            svids_end_at: time(630),
+            svids_issued: 2,
+        }),
     }
 }
 

@@ -1,0 +1,233 @@
+//! Classes and live runs in memory: what is looked up when a run is admitted, and when it asks for SVIDs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use time::OffsetDateTime;
+use vouchsafe_identity::{ClassId, ClassName, RunId, SpiffeId, TaskId};
+use vouchsafe_store::class::ClassNodes;
+use vouchsafe_store::run::Ended;
+use vouchsafe_store::{Class, Revision, Run, Versioned};
+
+use super::authorized;
+use super::state::State;
+use super::{Index, Page, page};
+
+/// A run that lives.
+#[derive(Debug)]
+pub struct LiveRun {
+    /// The run.
+    pub run: Run,
+    /// When it was last written.
+    pub revision: Revision,
+    uses: Arc<Uses>,
+}
+
+/// What a run was given, since the server started.
+#[derive(Debug, Default)]
+struct Uses {
+    issued: AtomicU64,
+    last: AtomicI64,
+}
+
+impl LiveRun {
+    /// Notes that it was given an SVID.
+    pub fn used(&self, now: OffsetDateTime) {
+        self.uses.issued.fetch_add(1, Ordering::Relaxed);
+        self.uses.last.store(now.unix_timestamp(), Ordering::Relaxed);
+    }
+
+    /// How many SVIDs it was given, and when the last, in Unix seconds.
+    pub fn uses(&self) -> (u64, i64) {
+        let uses = &self.uses;
+        (
+            uses.issued.load(Ordering::Relaxed),
+            uses.last.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// Which runs are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// Of this class.
+    pub class: Option<ClassName>,
+    /// On the node of this agent.
+    pub node: Option<SpiffeId>,
+    /// For this task.
+    pub task: Option<TaskId>,
+}
+
+impl RunFilter {
+    /// Whether a run is wanted.
+    pub fn picks(&self, run: &Run) -> bool {
+        self.class.as_ref().is_none_or(|class| *class == run.class)
+            && self.node.as_ref().is_none_or(|node| *node == run.node)
+            && self
+                .task
+                .as_ref()
+                .is_none_or(|task| run.task.as_ref() == Some(task))
+    }
+}
+
+/// Classes, live runs, and the ends of those whose SVIDs may still be valid.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    classes: BTreeMap<ClassName, Arc<Versioned<Class>>>,
+    by_id: HashMap<ClassId, ClassName>,
+    live: BTreeMap<RunId, Arc<LiveRun>>,
+    places: HashMap<ClassName, BTreeMap<u32, RunId>>,
+    ended: BTreeMap<RunId, (SpiffeId, Ended)>,
+}
+
+impl Runs {
+    pub(super) fn put_class(&mut self, name: &ClassName, row: Option<Versioned<Class>>) {
+        if let Some(old) = self.classes.remove(name) {
+            self.by_id.remove(&old.value.id);
+        }
+        if let Some(row) = row {
+            self.by_id.insert(row.value.id.clone(), name.clone());
+            self.classes.insert(name.clone(), Arc::new(row));
+        }
+    }
+
+    pub(super) fn put_run(&mut self, id: RunId, row: Option<Versioned<Run>>) {
+        let old = self.live.remove(&id);
+        if let Some(old) = &old
+            && let Some(places) = self.places.get_mut(&old.run.class)
+        {
+            places.remove(&old.run.place);
+            if places.is_empty() {
+                self.places.remove(&old.run.class);
+            }
+        }
+        self.ended.remove(&id);
+        let Some(Versioned { value: run, revision }) = row else {
+            return;
+        };
+        if let Some(ended) = run.ended {
+            self.ended.insert(id, (run.node, ended));
+            return;
+        }
+        let places = self.places.entry(run.class.clone()).or_default();
+        places.insert(run.place, id);
+        let uses = old.map(|old| Arc::clone(&old.uses)).unwrap_or_default();
+        let live = LiveRun { run, revision, uses };
+        self.live.insert(id, Arc::new(live));
+    }
+}
+
+impl Index {
+    /// One class.
+    pub fn class(&self, name: &ClassName) -> Option<Arc<Versioned<Class>>> {
+        self.read().runs.classes.get(name).cloned()
+    }
+
+    /// Classes with names after `after`, at most `limit`.
+    pub fn classes(&self, after: Option<&ClassName>, limit: usize) -> Page<Arc<Versioned<Class>>> {
+        let state = self.read();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = state.runs.classes.range::<ClassName, _>((from, Bound::Unbounded));
+        page(rows.map(|(_, class)| Arc::clone(class)), limit)
+    }
+
+    /// The class that an id belongs to: its own, or that of a run.
+    pub fn class_owning(&self, id: &SpiffeId) -> Option<ClassName> {
+        let state = self.read();
+        if state.runs.by_id.is_empty() {
+            return None;
+        }
+        state.runs.by_id.get(&ClassId::owning(id)?).cloned()
+    }
+
+    /// The id of an entry that a class of this id would own.
+    pub fn entry_within(&self, class: &ClassId) -> Option<SpiffeId> {
+        let state = self.read();
+        let own = |id: &&SpiffeId| ClassId::owning(id).as_ref() == Some(class);
+        state.by_spiffe_id.keys().find(own).cloned()
+    }
+
+    /// One run, if it lives.
+    pub fn run(&self, id: &RunId) -> Option<Arc<LiveRun>> {
+        self.read().runs.live.get(id).cloned()
+    }
+
+    /// How a run of this node ended, as long as its SVIDs may be valid.
+    pub fn ended_run(&self, id: &RunId, node: &SpiffeId) -> Option<Ended> {
+        let state = self.read();
+        let (of, ended) = state.runs.ended.get(id)?;
+        (of == node).then(|| ended.clone())
+    }
+
+    /// How many runs of a class live.
+    pub fn live_runs(&self, class: &ClassName) -> usize {
+        self.read().runs.places.get(class).map_or(0, BTreeMap::len)
+    }
+
+    /// The places of a class, up to `places`, that no live run has.
+    pub fn free_places(&self, class: &ClassName, places: u32) -> Vec<u32> {
+        let state = self.read();
+        let taken = state.runs.places.get(class);
+        let free = |place: &u32| taken.is_none_or(|taken| !taken.contains_key(place));
+        (1..=places).filter(free).collect()
+    }
+
+    /// Live runs that the filter picks, after an id, at most `limit`.
+    pub fn runs(&self, filter: &RunFilter, after: Option<&RunId>, limit: usize) -> Page<Arc<LiveRun>> {
+        let state = self.read();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = state.runs.live.range::<RunId, _>((from, Bound::Unbounded));
+        let picked = rows.map(|(_, live)| live).filter(|live| filter.picks(&live.run));
+        page(picked.cloned(), limit)
+    }
+
+    /// Forgets the ends of runs whose SVIDs are all past.
+    pub fn forget_ended_runs(&self, now: OffsetDateTime) {
+        let mut state = self.write();
+        state.runs.ended.retain(|_, (_, ended)| ended.svids_end_at > now);
+    }
+
+    /// Whether an agent is one of these nodes, by its id or by an alias.
+    pub fn is_among(&self, agent: &SpiffeId, nodes: &ClassNodes, now: OffsetDateTime) -> bool {
+        match nodes {
+            ClassNodes::Any => true,
+            ClassNodes::These(nodes) => {
+                let state = self.read();
+                nodes.contains(agent)
+                    || authorized::aliases_of(&state, agent, now).any(|alias| nodes.contains(alias))
+                    || own_aliases(&state, agent, now).any(|alias| nodes.contains(alias))
+            }
+        }
+    }
+
+    /// Whether an agent may serve an entry that gives this id.
+    pub fn may_hold(&self, agent: &SpiffeId, id: &SpiffeId, now: OffsetDateTime) -> bool {
+        let state = self.read();
+        let holders = state.by_spiffe_id.get(id).map(|group| group.all());
+        holders
+            .into_iter()
+            .flatten()
+            .any(|entry| authorized::may_serve(&state, agent, entry, now))
+    }
+}
+
+/// The aliases that an agent got with its join token: entries below itself that ask for its own id.
+fn own_aliases<'a>(
+    state: &'a State,
+    agent: &'a SpiffeId,
+    now: OffsetDateTime,
+) -> impl Iterator<Item = &'a SpiffeId> {
+    let below = state.by_parent.get(agent).map(|group| group.all());
+    below
+        .into_iter()
+        .flatten()
+        .filter(move |entry| {
+            let own = |selector: &vouchsafe_identity::Selector| {
+                selector.kind() == "spiffe_id" && selector.value() == agent.as_str()
+            };
+            entry.is_live(now) && !entry.selectors.is_empty() && entry.selectors.iter().all(own)
+        })
+        .map(|entry| &entry.spiffe_id)
+}
