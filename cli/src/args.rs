@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vouchsafe_identity::{Selector, SpiffeId, TrustDomain};
 
 use crate::commands::{
-    agent, audit, authority, backup, bundle, entry, explain, health, log_level, svid, token,
+    agent, audit, authority, backup, bundle, class, entry, explain, health, log_level, run, svid, token,
 };
 use crate::dev;
 
@@ -84,6 +84,12 @@ pub(crate) enum Command {
     /// Registration entries: which process gets which SPIFFE ID
     #[command(subcommand)]
     Entry(entry::EntryCommand),
+    /// Classes: agent programs that an operator approved
+    #[command(subcommand)]
+    Class(class::ClassCommand),
+    /// Runs: process trees of a class, each with an identity of its own
+    #[command(subcommand)]
+    Run(run::RunCommand),
     /// Join tokens, with which a node joins once
     #[command(subcommand)]
     Token(token::TokenCommand),

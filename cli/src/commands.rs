@@ -5,10 +5,12 @@ pub(crate) mod audit;
 pub(crate) mod authority;
 pub(crate) mod backup;
 pub(crate) mod bundle;
+pub(crate) mod class;
 pub(crate) mod entry;
 pub(crate) mod explain;
 pub(crate) mod health;
 pub(crate) mod log_level;
+pub(crate) mod run;
 pub(crate) mod svid;
 pub(crate) mod token;
 
@@ -23,6 +25,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
     let global = cli.global;
     match cli.command {
         Command::Entry(command) => entry::run(command, &global, output).await,
+        Command::Class(command) => class::run(command, &global, output).await,
+        Command::Run(command) => run::run(command, &global, output).await,
         Command::Token(command) => token::run(command, &global, output).await,
         Command::Agent(command) => agent::run(command, &global, output).await,
         Command::Bundle(command) => bundle::run(command, &global, output).await,

@@ -383,6 +383,135 @@ async fn agents_are_listed_banned_and_evicted() -> Outcome {
     Ok(())
 }
 
+const CLASS_FILE: &str = r#"
+nodes = ["spiffe://example.org/node"]
+max_ttl = "4h"
+isolation = "none"
+user = { first_uid = 70000, last_uid = 70009 }
+
+[program]
+executable = { path = "/usr/bin/python3", sha256 = "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a" }
+module = "researcher"
+
+[harden]
+connect_ports = [443]
+"#;
+
+#[tokio::test]
+async fn classes_live_from_create_to_delete() -> Outcome {
+    let at = Deployment::start().await?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("class.toml");
+    std::fs::write(&file, CLASS_FILE)?;
+    let file = file.display().to_string();
+    let id = format!(
+        "spiffe://{}/agent/researcher",
+        vouchsafe_tests::daemons::TRUST_DOMAIN
+    );
+    let create = [
+        "class",
+        "create",
+        "researcher",
+        "--id",
+        id.as_str(),
+        "--file",
+        file.as_str(),
+    ];
+    let made = at
+        .vouchsafe(&[create.as_slice(), &["--may-run-on", "any"]].concat())
+        .await?;
+    ensure!(made.status.success(), "{}", stderr(&made));
+    let said = stderr(&made);
+    ensure!(said.contains("can read the run's private key"), "{said}");
+    ensure!(said.contains("nobody may launch it yet"), "{said}");
+    refused(&at.vouchsafe(&create).await?, 65, "already exists")?;
+
+    let update = [
+        "class",
+        "update",
+        "researcher",
+        "--max-runs",
+        "3",
+        "--launcher",
+        "uid:1000",
+    ];
+    let updated = at.json(&update).await?;
+    let spec = |field: &str| updated.pointer(&format!("/spec/{field}")).cloned();
+    ensure!(updated.get("version") == Some(&Value::from(2)), "{updated}");
+    ensure!(spec("max_runs") == Some(Value::from(3)), "{updated}");
+    ensure!(spec("max_ttl") == Some(Value::from("4h")), "{updated}");
+    ensure!(spec("user/last_uid") == Some(Value::from(70009)), "{updated}");
+    ensure!(
+        spec("program/module") == Some(Value::from("researcher")),
+        "{updated}"
+    );
+    // What is shown is what a file may say.
+    let again = folder.path().join("class.json");
+    let shown = serde_json::to_string(updated.get("spec").context("a spec")?)?;
+    std::fs::write(&again, shown)?;
+    let again = again.display().to_string();
+    let same = at
+        .json(&["class", "update", "researcher", "--file", &again])
+        .await?;
+    ensure!(same.get("spec") == updated.get("spec"), "{same}");
+    ensure!(texts(&at.json(&["class", "list"]).await?, "name") == ["researcher"]);
+
+    for (wrong, code, text) in [
+        (&["class", "show", "nobody"][..], 65, "class `nobody` not found"),
+        (&["class", "show", "Nobody"], 64, "is not a class's name"),
+        (
+            &["class", "update", "researcher", "--isolation", "some"],
+            65,
+            "not one of: process, none",
+        ),
+        (
+            &["class", "update", "researcher", "--max-ttl", "31d"],
+            65,
+            "out of range",
+        ),
+        (
+            &["class", "update", "researcher", "--program", "/nonexistent"],
+            1,
+            "measure",
+        ),
+        (&["run", "show", "01K9Z3V7Q8R4S5T6V7W8X9YZAB"], 65, "not found"),
+        (&["run", "kill", "x"], 64, "is not a run's id"),
+    ] {
+        refused(&at.vouchsafe(wrong).await?, code, text)?;
+    }
+    std::fs::write(&file, "max_run = 3")?;
+    let wrong = at
+        .vouchsafe(&["class", "update", "researcher", "--file", &file])
+        .await?;
+    refused(&wrong, 65, "max_run")?;
+    let program = [
+        "class",
+        "update",
+        "researcher",
+        "--program",
+        &file,
+        "--script",
+        &file,
+    ];
+    let measured = at.json(&program).await?;
+    let sha256 = measured
+        .pointer("/spec/program/script/sha256")
+        .and_then(Value::as_str);
+    ensure!(sha256.is_some_and(|sha256| sha256.len() == 64), "{measured}");
+
+    ensure!(at.json(&["run", "list", "--state", "all"]).await? == Value::Array(Vec::new()));
+    let deleted = at.json(&["class", "delete", "researcher"]).await?;
+    ensure!(
+        deleted.get("deleted") == Some(&Value::from("researcher")),
+        "{deleted}"
+    );
+    refused(
+        &at.vouchsafe(&["class", "delete", "researcher"]).await?,
+        65,
+        "not found",
+    )
+}
+
 #[tokio::test]
 async fn the_bundle_is_shown_as_pem_and_as_spiffe_bundle() -> Outcome {
     let at = Deployment::server_alone("").await?;

@@ -1,0 +1,228 @@
+//! What a class is to be: a file, flags, or both.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use clap::Args;
+use vouchsafe_identity::SpiffeId;
+use vouchsafe_proto::vouchsafe::run::v1 as run;
+
+use super::view::{INHERIT, ISOLATION, SpecFile, whole_seconds, word};
+use crate::error::CliError;
+use crate::values;
+
+/// Largest file of a class, in bytes.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// What a class is to be.
+#[derive(Debug, Args)]
+pub(crate) struct SpecArgs {
+    /// A file with all of it, TOML or JSON; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// What it is, for people
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// The interpreter or native program, hashed here
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
+    /// The script that the interpreter runs, hashed here
+    #[arg(long, value_name = "PATH", conflicts_with = "module")]
+    script: Option<PathBuf>,
+    /// The module that the interpreter runs
+    #[arg(long, value_name = "NAME")]
+    module: Option<String>,
+    /// Launchers may add arguments
+    #[arg(long, value_name = "BOOL")]
+    extra_args: Option<bool>,
+    /// A node's or alias's SPIFFE ID, or `any` (repeat)
+    #[arg(long = "may-run-on", value_name = "ID")]
+    nodes: Vec<String>,
+    /// Who may launch: `uid:N`, `user:NAME`, `gid:N`, a SPIFFE ID, or one with `/**` (repeat)
+    #[arg(long = "launcher", value_name = "WHO")]
+    launchers: Vec<String>,
+    /// The longest life of a run [default: 24h]
+    #[arg(long, value_parser = values::duration, value_name = "SPAN")]
+    max_ttl: Option<Duration>,
+    /// Live runs at a time, over all nodes [default: 16]
+    #[arg(long, value_name = "N")]
+    max_runs: Option<u32>,
+    /// Life of X.509-SVIDs
+    #[arg(long, value_parser = values::duration, value_name = "SPAN")]
+    x509_svid_ttl: Option<Duration>,
+    /// Life of JWT-SVIDs
+    #[arg(long, value_parser = values::duration, value_name = "SPAN")]
+    jwt_svid_ttl: Option<Duration>,
+    /// Each run has one of these users for itself, as in `70000-70099`
+    #[arg(long, value_name = "FIRST-LAST", value_parser = pool)]
+    uid_pool: Option<(u32, u32)>,
+    /// A variable of loader or interpreter that launchers may set (repeat)
+    #[arg(long = "env-allow", value_name = "NAME")]
+    env_allow: Vec<String>,
+    /// What a run's other processes get: none, children, derived
+    #[arg(long, value_name = "WHAT")]
+    inherit: Option<String>,
+    /// What keeps them from its memory: process, none
+    #[arg(long, value_name = "HOW")]
+    isolation: Option<String>,
+    /// An audience whose tokens say run, class and task (repeat)
+    #[arg(long = "claims-audience", value_name = "AUDIENCE")]
+    claims_audiences: Vec<String>,
+    /// An audience whose tokens have the class's id as `sub` (repeat)
+    #[arg(long = "class-sub-audience", value_name = "AUDIENCE")]
+    class_sub_audiences: Vec<String>,
+    /// Whether it takes no new runs
+    #[arg(long, value_name = "BOOL")]
+    disabled: Option<bool>,
+}
+
+fn pool(text: &str) -> Result<(u32, u32), String> {
+    let parsed = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    parsed.ok_or_else(|| "write it as `70000-70099`".to_owned())
+}
+
+impl SpecArgs {
+    /// The file, or the class as it was, with what the flags name.
+    pub(super) fn onto(self, old: Option<run::ClassSpec>) -> Result<run::ClassSpec, CliError> {
+        let mut spec = match &self.file {
+            Some(path) => read(path)?.wire()?,
+            None => old.unwrap_or_default(),
+        };
+        self.program_onto(spec.program.get_or_insert_default())?;
+        if !self.nodes.is_empty() {
+            spec.any_node = self.nodes.iter().any(|node| node == "any");
+            spec.nodes = named_nodes(self.nodes)?;
+        }
+        if let Some((first_uid, last_uid)) = self.uid_pool {
+            let pool = run::run_user::Pool { first_uid, last_uid };
+            let user = Some(run::run_user::User::Pool(pool));
+            spec.user = Some(run::RunUser { user });
+        }
+        for (list, given) in [
+            (&mut spec.launchers, self.launchers),
+            (&mut spec.env_allow, self.env_allow),
+            (&mut spec.claims_audiences, self.claims_audiences),
+            (&mut spec.class_sub_audiences, self.class_sub_audiences),
+        ] {
+            if !given.is_empty() {
+                *list = given;
+            }
+        }
+        for (name, place, given) in [
+            ("--max-ttl", &mut spec.max_ttl_seconds, self.max_ttl),
+            (
+                "--x509-svid-ttl",
+                &mut spec.x509_svid_ttl_seconds,
+                self.x509_svid_ttl,
+            ),
+            (
+                "--jwt-svid-ttl",
+                &mut spec.jwt_svid_ttl_seconds,
+                self.jwt_svid_ttl,
+            ),
+        ] {
+            if let Some(span) = given {
+                *place = whole_seconds(name, span)?;
+            }
+        }
+        if self.inherit.is_some() {
+            spec.inherit = word("--inherit", self.inherit.as_deref(), &INHERIT)?;
+        }
+        if self.isolation.is_some() {
+            spec.isolation = word("--isolation", self.isolation.as_deref(), &ISOLATION)?;
+        }
+        spec.description = self.description.unwrap_or(spec.description);
+        spec.max_runs = match self.max_runs {
+            Some(0) => return Err(CliError::Invalid("--max-runs must not be 0".to_owned())),
+            given => given.unwrap_or(spec.max_runs),
+        };
+        spec.disabled = self.disabled.unwrap_or(spec.disabled);
+        Ok(spec)
+    }
+
+    fn program_onto(&self, program: &mut run::Program) -> Result<(), CliError> {
+        if let Some(path) = &self.program {
+            program.executable = Some(measured(path)?);
+        }
+        if let Some(path) = &self.script {
+            program.script = Some(measured(path)?);
+            (program.module, program.module_file) = (String::new(), None);
+        }
+        if let Some(module) = &self.module {
+            program.module.clone_from(module);
+            (program.script, program.module_file) = (None, None);
+        }
+        program.extra_args = self.extra_args.unwrap_or(program.extra_args);
+        Ok(())
+    }
+}
+
+fn named_nodes(nodes: Vec<String>) -> Result<Vec<String>, CliError> {
+    let named: Vec<String> = nodes.into_iter().filter(|node| node != "any").collect();
+    for node in &named {
+        let wrong = |e| CliError::Invalid(format!("--may-run-on: {e}"));
+        SpiffeId::new(node).map_err(wrong)?;
+    }
+    Ok(named)
+}
+
+fn read(path: &Path) -> Result<SpecFile, CliError> {
+    let unreadable = |source| CliError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let from: Box<dyn Read> = match path.as_os_str() == "-" {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(File::open(path).map_err(unreadable)?),
+    };
+    let mut text = String::new();
+    let mut from = from.take(MAX_FILE_BYTES + 1);
+    from.read_to_string(&mut text).map_err(unreadable)?;
+    if from.limit() == 0 {
+        let text = format!(
+            "`{}` is longer than the limit of {MAX_FILE_BYTES} bytes",
+            path.display()
+        );
+        return Err(CliError::Invalid(text));
+    }
+    let wrong = |why: String| CliError::Invalid(format!("`{}`: {why}", path.display()));
+    match text.trim_start().starts_with('{') {
+        true => serde_json::from_str(&text).map_err(|e| wrong(e.to_string())),
+        false => toml::from_str(&text).map_err(|e| wrong(e.to_string())),
+    }
+}
+
+/// A file by the path that the kernel would name, with its hash.
+fn measured(path: &Path) -> Result<run::MeasuredFile, CliError> {
+    let unreadable = |source| CliError::File {
+        action: "measure",
+        path: path.to_owned(),
+        source,
+    };
+    let path = path.canonicalize().map_err(unreadable)?;
+    let mut file = File::open(&path).map_err(unreadable)?;
+    let mut context = Context::new(&SHA256);
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let read = file.read(&mut buffer).map_err(unreadable)?;
+        if read == 0 {
+            break;
+        }
+        context.update(buffer.get(..read).unwrap_or_default());
+    }
+    let text = path
+        .to_str()
+        .ok_or_else(|| CliError::Invalid(format!("`{}` has a name that is not UTF-8", path.display())))?;
+    Ok(run::MeasuredFile {
+        path: text.to_owned(),
+        sha256: hex::encode(context.finish()),
+        role: 0,
+    })
+}
