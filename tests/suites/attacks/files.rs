@@ -4,7 +4,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use vouchsafe_tests::upstream::TOKEN;
 
 use super::tally::{
@@ -41,6 +43,12 @@ async fn a_program_replaced_under_its_path_while_it_is_measured() {
                     std::fs::rename(&aside, &place).unwrap();
                     // A name of the same file is none to rename to: it stays, and has to go.
                     let _gone = std::fs::remove_file(&aside);
+                    // What is linked anew while it is read has no hash: now and then there is time to read it.
+                    let placed = Instant::now();
+                    let stays = turns.load(Ordering::Relaxed) % 20;
+                    while placed.elapsed() < Duration::from_millis(stays as u64) {
+                        std::thread::yield_now();
+                    }
                 }
                 turns.fetch_add(1, Ordering::Relaxed);
             }
