@@ -24,7 +24,6 @@ use vouchsafe_runtime::uds::BindError;
 use vouchsafe_runtime::{
     Clock, ExitCode, Handed, KeyError, Readiness, ReadyGuard, TaskFailed, TaskFailures, TaskGroup,
 };
-use vouchsafe_sys::proc_events::ProcEvents;
 use vouchsafe_workload_attestors::{
     AgentNamespaces, MAX_READ_TIME, Measurer, ProcessAttestor, ProcessConfig, Reads, SUBORDINATE_UIDS,
     UnixAttestor, UnixConfig,
@@ -190,7 +189,7 @@ pub struct App {
     upstream: Upstream,
     own: watch::Receiver<Option<Arc<OwnSvid>>>,
     keeper: Option<Keeper>,
-    execs: (ExecWatch, Option<ProcEvents>),
+    execs: ExecWatch,
     group: TaskGroup,
     failures: TaskFailures,
 }
@@ -323,7 +322,7 @@ impl App {
         // What was sealed is served before the agent has reached its server.
         let first = |name| (!self.parts.knowledge.get().complete).then(|| readiness.guard(name));
         let (joined, synced) = (first("identity"), first("entries"));
-        let (execs, events) = self.execs;
+        let execs = self.execs;
         let pulse = Pulse {
             status: Arc::clone(&self.parts.status),
             own: self.own.clone(),
@@ -379,7 +378,7 @@ impl App {
         endless(&group, "svid cache", serve::follow(self.parts.clone()));
         issue(&self.parts, &self.host.clock, &group);
         let status = self.parts.status;
-        endless(&group, "exec watch", execs.run(events));
+        endless(&group, "exec watch", execs.run());
         let notifier = self.host.notifier.clone();
         notifier.watchdog(&group);
         endless(&group, "readiness", async move {

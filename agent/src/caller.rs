@@ -137,6 +137,7 @@ fn unmeasured(pidfd: Arc<PidFd>, uid: u32, gid: u32) -> Result<Process, CallerEr
         reach: Reach::NamespaceOnly {
             reason: "it was not measured yet".to_owned(),
         },
+        program: None,
     })
 }
 
@@ -228,6 +229,7 @@ impl Gate {
         }
         let measured = self.measurer.measure_since(process, at_first).await;
         let measured = connection.unless_changed(measured.map_err(CallerError::from))?;
+        connection.check_told()?;
         Ok(Caller {
             connection: Arc::clone(connection),
             selectors: measured.evidence.selectors(),
@@ -244,7 +246,7 @@ impl Gate {
     /// [`CallerError`]; the connection is ended where it belongs to another program now.
     pub async fn check(&self, caller: &Caller) -> Result<(), CallerError> {
         if caller.seen.elapsed() < THIS_MOMENT {
-            return caller.connection.check_alive();
+            return caller.connection.check_told();
         }
         self.check_now(&caller.connection).await
     }
@@ -254,6 +256,8 @@ impl Gate {
     /// # Errors
     /// As [`Gate::check`].
     pub(crate) async fn check_now(&self, connection: &Connection) -> Result<(), CallerError> {
+        // Without waiting for a look, where the kernel tells.
+        connection.check_told()?;
         let (process, at_first) = connection.first()?;
         let now = self.measurer.fingerprint(process).await;
         let same = now
@@ -263,7 +267,7 @@ impl Gate {
                 false => Err(CallerError::Changed),
             });
         connection.unless_changed(same)?;
-        connection.check_alive()
+        connection.check_told()
     }
 
     /// Logs that a caller got nothing, so many times in a while.

@@ -8,4 +8,4 @@ pub mod workload;
 
 pub use evidence::{Evidence, Finding, Trust, Withheld};
 pub use node::{Attested, Challenger, NodeAttestError, NodeProver, NodeVerifier};
-pub use workload::{Process, Reach, WorkloadAttestError, WorkloadAttestor};
+pub use workload::{FileId, Process, Reach, WorkloadAttestError, WorkloadAttestor};

@@ -21,6 +21,15 @@ pub enum Reach {
     },
 }
 
+/// A file, whatever its names are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+}
+
 /// A process that is held by its pidfd while it is measured.
 #[derive(Debug, Clone)]
 pub struct Process {
@@ -35,6 +44,9 @@ pub struct Process {
     pub gid: u32,
     /// What may be measured.
     pub reach: Reach,
+    /// The file that it executed, where that was seen before: attestors tell of no other, for a process can become another
+    /// program and itself again while it is measured.
+    pub program: Option<FileId>,
 }
 
 /// Why a process could not be measured.

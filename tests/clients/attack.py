@@ -9,6 +9,7 @@ Where the agent must not run for a while, it prints `hold`, waits for a line, an
 """
 
 import ctypes
+import fcntl
 import os
 import random
 import signal
@@ -115,6 +116,71 @@ def exec_between(path, number, *argv):
     word = outcome(connection)
     end(child)
     return word
+
+
+# Where both images of the attacker have their AT_RANDOM bytes.
+PAGE = 0x200000000
+
+
+def forge():
+    """Makes what tells one image of this program from another the same in each: the auxiliary vector, and AT_RANDOM."""
+    LIBC.mmap.restype = ctypes.c_void_p
+    LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    if LIBC.mmap(PAGE, 4096, 3, 0x32, -1, 0) != PAGE:  # read and write; private, anonymous, at this place
+        raise OSError("no page there")
+    ctypes.memset(PAGE, 0x41, 64)
+    vector = (ctypes.c_uint64 * 6)(6, 4096, 25, PAGE, 0, 0)  # AT_PAGESZ, AT_RANDOM, AT_NULL
+    with open("/proc/self/stat", "rb") as stat:
+        fields = [b"", b""] + stat.read().rpartition(b") ")[2].split()
+    at = lambda number: int(fields[number - 1])
+    # struct prctl_mm_map: code, data, break, stack, arguments, environment, vector, its size, executable.
+    LIBC.sbrk.restype = ctypes.c_void_p
+    places = [at(26), at(27), at(45), at(46), at(47), LIBC.sbrk(0), at(28), at(48), at(49), at(50), at(51)]
+    new = struct.pack("12Q2I", *places, ctypes.addressof(vector), ctypes.sizeof(vector), 0xFFFFFFFF)
+    if LIBC.prctl(35, 14, new, ctypes.c_ulong(len(new)), ctypes.c_ulong(0)):  # PR_SET_MM, PR_SET_MM_MAP
+        raise OSError("the kernel has no PR_SET_MM_MAP")
+
+
+def away_and_back(path, _number, trusted, lock):
+    """Is asked for its presence, becomes the right program, which executes this one again when it gets its lock: the same
+    at the first look and at the last, and another one in between."""
+    connection = fresh()
+    reader, writer = os.pipe()
+    # Its hash is not remembered.
+    os.utime(trusted)
+    held = os.open(lock, os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    back = [sys.executable, __file__, "back", path, "1", str(connection.fileno()), str(writer)]
+    argv = [trusted, "--no-fork", lock, *back]
+
+    def attacker():
+        os.close(held)
+        forge()
+        connection.connect(path)
+        connection.sendall(OPENING + CALL)
+        nonce = until_ping(connection)
+        for descriptor in (connection.fileno(), writer):
+            os.set_inheritable(descriptor, True)
+        connection.sendall(frame(PING, ACK, 0, nonce))
+        become(argv)
+
+    child = forked(attacker)
+    os.close(writer)
+    until_it_became(child, argv)
+    pause = time.monotonic() + random.random() / 50
+    while time.monotonic() < pause:
+        pass
+    os.close(held)
+    word = os.read(reader, 100).decode() or "cut"
+    end(child)
+    os.close(reader)
+    return word
+
+
+def back(_path, _rounds, descriptor, writer):
+    forge()
+    word = outcome(timed(socket.socket(fileno=int(descriptor))))
+    os.write(int(writer), word.encode())
 
 
 def accepted_then_exec(path, _number, *argv):
@@ -397,10 +463,19 @@ def reuse(path, rounds, agent, config, token, *argv):
     if tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 14):
         with open("/proc/sys/kernel/pid_max", "w") as pid_max:
             pid_max.write("400")
+    with_agent(agent, config, token, rounds, lambda number, running: reuse_once(path, number, running, argv))
+
+
+def apart(path, rounds, agent, config, token, attack, *argv):
+    """Runs the agent and another attack in a PID namespace of their own, where the kernel tells of no exec."""
+    with_agent(agent, config, token, rounds, lambda number, _running: [ROUND[attack](path, number, *argv)])
+
+
+def with_agent(agent, config, token, rounds, attack):
     running = forked(lambda: os.execv(agent, [agent, "run", "--config", config, "--join-token", token]))
     sys.stdin.readline()
     for number in range(int(rounds)):
-        print(*reuse_once(path, number, running, argv), flush=True)
+        print(*attack(number, running), flush=True)
     end(running)
 
 
@@ -451,10 +526,10 @@ def reuse_once(path, number, agent, argv):
 
 ROUND = {
     attack.__name__: attack
-    for attack in (own, exec_between, accepted_then_exec, queued, passed, child, setuid_between, keep_by_exec, keep_by_exit,
+    for attack in (own, exec_between, away_and_back, accepted_then_exec, queued, passed, child, setuid_between, keep_by_exec, keep_by_exit,
                    keep_by_setuid, forged, renamed, misled)
 }
-WHOLE = {attack.__name__: attack for attack in (hoard, freeze, reuse)}
+WHOLE = {attack.__name__: attack for attack in (hoard, freeze, reuse, apart, back)}
 
 
 def main():

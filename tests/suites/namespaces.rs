@@ -65,6 +65,7 @@ fn process(pid: i32, uid: u32, gid: u32) -> Process {
         uid,
         gid,
         reach: Reach::Full,
+        program: None,
     }
 }
 

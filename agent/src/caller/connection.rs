@@ -17,6 +17,7 @@ use vouchsafe_runtime::TaskGroup;
 use vouchsafe_runtime::uds::{GuardedListener, GuardedStream, Peer, Presence};
 use vouchsafe_workload_attestors::Fingerprint;
 
+use super::exec::Suspicions;
 use super::{CallerError, ExecWatch, Gate};
 
 /// Accepted connections that wait for the HTTP/2 server.
@@ -29,6 +30,7 @@ pub struct Connection {
     pub peer: Arc<Peer>,
     pub(super) presence: Arc<Presence>,
     first: Result<(Process, Fingerprint), String>,
+    suspicions: Suspicions,
     condemned: CancellationToken,
 }
 
@@ -48,12 +50,14 @@ impl Connection {
         found
     }
 
-    /// Whether its process lives, and nothing is known against it.
-    pub(super) fn check_alive(&self) -> Result<(), CallerError> {
-        match (self.peer.is_alive(), self.condemned.is_cancelled()) {
-            (true, false) => Ok(()),
-            (true, true) => Err(CallerError::Changed),
-            (false, _) => Err(CallerError::Gone),
+    /// Whether its process lives and has executed nothing else, as far as the kernel tells of that.
+    pub(super) fn check_told(&self) -> Result<(), CallerError> {
+        if !self.peer.is_alive() {
+            return Err(CallerError::Gone);
+        }
+        match self.suspicions.has_executed() || self.condemned.is_cancelled() {
+            true => self.unless_changed(Err(CallerError::Changed)),
+            false => Ok(()),
         }
     }
 }
@@ -76,10 +80,10 @@ pub fn incoming(
             };
             let (gate, execs, accepted) = (Arc::clone(&gate), execs.clone(), accepted.clone());
             tasks.passing("workload connection", async move {
-                if let Some((stream, watch)) = admit(stream, &gate, &execs).await
+                if let Some((stream, watched)) = admit(stream, &gate, &execs).await
                     && accepted.send(Ok(stream)).await.is_ok()
                 {
-                    watch.run(&gate).await;
+                    watch(&watched, &gate).await;
                 }
             });
         }
@@ -91,7 +95,7 @@ pub(super) async fn admit(
     stream: GuardedStream,
     gate: &Gate,
     execs: &ExecWatch,
-) -> Option<(CallerStream, Watch)> {
+) -> Option<(CallerStream, Arc<Connection>)> {
     let peer = Arc::clone(stream.peer());
     // Listening to execs begins before the first look, so that none falls between.
     let suspicions = execs.of(peer.credentials().pid);
@@ -104,40 +108,29 @@ pub(super) async fn admit(
         peer,
         presence: Arc::clone(stream.presence()),
         first,
+        suspicions,
         condemned: CancellationToken::new(),
     });
-    let watch = Watch {
-        connection: Arc::clone(&connection),
-        suspicions,
-    };
-    Some((CallerStream::new(stream, connection), watch))
+    Some((CallerStream::new(stream, Arc::clone(&connection)), connection))
 }
 
-/// Looks after one connection.
-pub(super) struct Watch {
-    connection: Arc<Connection>,
-    suspicions: super::exec::Suspicions,
-}
-
-impl Watch {
-    /// Ends the connection when its process ends or becomes another program; returns when it has ended.
-    async fn run(self, gate: &Gate) {
-        let Connection { peer, condemned, .. } = self.connection.as_ref();
-        loop {
-            tokio::select! {
-                () = condemned.cancelled() => return,
-                () = peer.ended() => {
-                    tracing::debug!(pid = peer.credentials().pid, "the caller has ended: so does its connection");
+/// Ends a connection when its process ends or becomes another program; returns when it has ended.
+async fn watch(connection: &Connection, gate: &Gate) {
+    let Connection { peer, condemned, .. } = connection;
+    loop {
+        tokio::select! {
+            () = condemned.cancelled() => return,
+            () = peer.ended() => {
+                tracing::debug!(pid = peer.credentials().pid, "the caller has ended: so does its connection");
+                condemned.cancel();
+                return;
+            }
+            () = connection.suspicions.next() => {
+                if let Err(error) = gate.check_now(connection).await {
+                    let pid = peer.credentials().pid;
+                    tracing::info!(pid, %error, "a connection was ended");
                     condemned.cancel();
                     return;
-                }
-                () = self.suspicions.next() => {
-                    if let Err(error) = gate.check_now(&self.connection).await {
-                        let pid = peer.credentials().pid;
-                        tracing::info!(pid, %error, "a connection was ended");
-                        condemned.cancel();
-                        return;
-                    }
                 }
             }
         }

@@ -1,7 +1,8 @@
-//! When to look at a process again: the kernel tells of each exec and each change of ids, where it does; elsewhere
-//! every second.
+//! When a process has executed another program, and when to look at it again: the kernel tells of each exec and each change of
+//! ids, where it does; elsewhere it is looked at every second.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,26 +29,73 @@ pub struct ExecWatch(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     mode: watch::Sender<Mode>,
+    events: Option<Arc<ProcEvents>>,
+    /// Held while events are taken and told, so that whoever finds none left has been told of all.
     watched: Mutex<Pids>,
 }
 
 #[derive(Debug, Default)]
 struct Pids {
-    by_pid: HashMap<i32, Vec<Arc<Notify>>>,
+    by_pid: HashMap<i32, Vec<Arc<Suspect>>>,
+}
+
+/// A process that is watched.
+#[derive(Debug, Default)]
+struct Suspect {
+    /// Since it is watched.
+    executed: AtomicBool,
+    look: Notify,
+}
+
+impl Pids {
+    fn of(&self, pid: i32) -> impl Iterator<Item = &Arc<Suspect>> {
+        self.by_pid.get(&pid).into_iter().flatten()
+    }
+
+    fn executed(&self, pid: i32) {
+        for suspect in self.of(pid) {
+            suspect.executed.store(true, Ordering::Relaxed);
+            suspect.look.notify_one();
+        }
+    }
+
+    fn suspect(&self, pid: i32) {
+        self.of(pid).for_each(|suspect| suspect.look.notify_one());
+    }
+
+    fn suspect_all(&self) {
+        for suspect in self.by_pid.values().flatten() {
+            suspect.look.notify_one();
+        }
+    }
+
+    /// Takes what the kernel has told meanwhile.
+    fn hear(&self, events: &ProcEvents) -> Result<(), ProcEventsError> {
+        loop {
+            match events.next() {
+                Ok(Some(ProcEvent::Exec { pid })) => self.executed(pid),
+                Ok(Some(ProcEvent::Credentials { pid })) => self.suspect(pid),
+                Ok(Some(_other)) => {}
+                Ok(None) => return Ok(()),
+                Err(ProcEventsError::Lost) => self.suspect_all(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 impl ExecWatch {
     /// Subscribes to the kernel's events. Blocks for at most half a second.
-    pub fn start() -> (Self, Option<ProcEvents>) {
+    pub fn start() -> Self {
         let (mode, events) = match ProcEvents::listen() {
-            Ok(events) => (Mode::Events, Some(events)),
+            Ok(events) => (Mode::Events, Some(Arc::new(events))),
             Err(error) => (Mode::Looking(error.to_string()), None),
         };
-        let inner = Inner {
+        Self(Arc::new(Inner {
             mode: watch::Sender::new(mode),
+            events,
             watched: Mutex::default(),
-        };
-        (Self(Arc::new(inner)), events)
+        }))
     }
 
     /// How execs come to be known at present.
@@ -56,16 +104,16 @@ impl ExecWatch {
     }
 
     /// Passes the kernel's events on; where they fail, connections are looked at every second from then on.
-    pub async fn run(self, events: Option<ProcEvents>) {
-        if let Some(events) = events {
-            let error = self.pass_on(events).await;
+    pub async fn run(self) {
+        if let Some(events) = &self.0.events {
+            let error = self.pass_on(Arc::clone(events)).await;
             tracing::warn!(%error, "no more process events: callers are looked at every second");
             self.0.mode.send_replace(Mode::Looking(error));
         }
         std::future::pending().await
     }
 
-    async fn pass_on(&self, events: ProcEvents) -> String {
+    async fn pass_on(&self, events: Arc<ProcEvents>) -> String {
         let events = match Watched::new(events) {
             Ok(events) => events,
             Err(error) => return error.to_string(),
@@ -75,44 +123,41 @@ impl ExecWatch {
                 Ok(ready) => ready,
                 Err(error) => return error.to_string(),
             };
-            loop {
-                match events.get().next() {
-                    Ok(Some(ProcEvent::Exec { pid } | ProcEvent::Credentials { pid })) => self.suspect(pid),
-                    Ok(Some(_other)) => {}
-                    Ok(None) => break,
-                    Err(ProcEventsError::Lost) => self.suspect_all(),
-                    Err(error) => return error.to_string(),
-                }
+            let heard = self.lock().hear(events.get());
+            if let Err(error) = heard {
+                return error.to_string();
             }
             ready.clear_ready();
         }
     }
 
-    fn suspect(&self, pid: i32) {
-        for notify in self.lock().by_pid.get(&pid).into_iter().flatten() {
-            notify.notify_one();
-        }
-    }
-
-    fn suspect_all(&self) {
-        for notify in self.lock().by_pid.values().flatten() {
-            notify.notify_one();
-        }
-    }
-
     /// Suspicions against the process that has this number, from now on.
     pub fn of(&self, pid: i32) -> Suspicions {
-        let notify = Arc::new(Notify::new());
-        self.lock()
-            .by_pid
-            .entry(pid)
-            .or_default()
-            .push(Arc::clone(&notify));
+        let suspect = Arc::<Suspect>::default();
+        // What was told before is of no concern.
+        let mut watched = self.up_to_date();
+        watched.by_pid.entry(pid).or_default().push(Arc::clone(&suspect));
+        drop(watched);
         Suspicions {
             watch: self.clone(),
             pid,
-            notify,
+            suspect,
         }
+    }
+
+    /// What is watched, once the kernel's events of up to now are told. That they fail is for [`ExecWatch::run`] to see.
+    fn up_to_date(&self) -> MutexGuard<'_, Pids> {
+        let watched = self.lock();
+        if let Some(events) = &self.0.events {
+            let _failed = watched.hear(events);
+        }
+        watched
+    }
+
+    /// As if the kernel had told so.
+    #[cfg(test)]
+    pub(super) fn executed(&self, pid: i32) {
+        self.lock().executed(pid);
     }
 
     fn lock(&self) -> MutexGuard<'_, Pids> {
@@ -125,7 +170,7 @@ impl ExecWatch {
 pub struct Suspicions {
     watch: ExecWatch,
     pid: i32,
-    notify: Arc<Notify>,
+    suspect: Arc<Suspect>,
 }
 
 impl Suspicions {
@@ -139,18 +184,25 @@ impl Suspicions {
             tokio::time::sleep(LOOK_EVERY).await;
         };
         tokio::select! {
-            () = self.notify.notified() => {}
+            () = self.suspect.look.notified() => {}
             () = looking => {}
         }
+    }
+
+    /// Whether the process has executed a program since it is watched, as far as the kernel tells. Whatever a program does
+    /// comes after the word of its exec, so one that acts can hide none.
+    pub fn has_executed(&self) -> bool {
+        drop(self.watch.up_to_date());
+        self.suspect.executed.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Suspicions {
     fn drop(&mut self) {
         let mut watched = self.watch.lock();
-        if let Some(notifies) = watched.by_pid.get_mut(&self.pid) {
-            notifies.retain(|notify| !Arc::ptr_eq(notify, &self.notify));
-            if notifies.is_empty() {
+        if let Some(suspects) = watched.by_pid.get_mut(&self.pid) {
+            suspects.retain(|suspect| !Arc::ptr_eq(suspect, &self.suspect));
+            if suspects.is_empty() {
                 watched.by_pid.remove(&self.pid);
             }
         }
@@ -164,6 +216,7 @@ mod tests {
     fn watch(mode: Mode) -> ExecWatch {
         ExecWatch(Arc::new(Inner {
             mode: watch::Sender::new(mode),
+            events: None,
             watched: Mutex::default(),
         }))
     }
@@ -176,17 +229,22 @@ mod tests {
     async fn an_exec_is_told_to_its_process_alone_and_kept_until_heard() {
         let execs = watch(Mode::Events);
         let (one, other) = (execs.of(1), execs.of(2));
-        execs.suspect(1);
+        execs.executed(1);
         assert!(hears(&one, Duration::from_secs(1)).await);
         assert!(!hears(&one, Duration::from_secs(60)).await, "told once");
         assert!(!hears(&other, Duration::from_secs(60)).await);
+        let later = execs.of(1);
+        assert!(one.has_executed() && !other.has_executed() && !later.has_executed());
+        execs.lock().suspect(2);
+        assert!(hears(&other, Duration::from_secs(1)).await);
+        assert!(!other.has_executed(), "it has only changed its ids");
     }
 
     #[tokio::test(start_paused = true)]
     async fn lost_events_make_everyone_suspect() {
         let execs = watch(Mode::Events);
         let (one, other) = (execs.of(1), execs.of(2));
-        execs.suspect_all();
+        execs.lock().suspect_all();
         assert!(hears(&one, Duration::from_secs(1)).await);
         assert!(hears(&other, Duration::from_secs(1)).await);
     }
@@ -204,7 +262,7 @@ mod tests {
         let execs = watch(Mode::Events);
         let (one, again) = (execs.of(1), execs.of(1));
         drop(one);
-        execs.suspect(1);
+        execs.lock().suspect(1);
         assert!(hears(&again, Duration::from_secs(1)).await);
         drop(again);
         assert!(execs.lock().by_pid.is_empty());

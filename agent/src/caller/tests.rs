@@ -28,13 +28,30 @@ impl Drop for Running {
     }
 }
 
+/// Its memory may say the same as before; and a moment ago it was measured.
+#[tokio::test]
+async fn a_caller_of_whom_the_kernel_tells_an_exec_is_not_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let (listener, gate, execs) = (listener(&socket), gate(), ExecWatch::start());
+    let _client = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    let accepted = listener.accept().await.unwrap();
+    let (_stream, connection) = admit(accepted, &gate, &execs).await.unwrap();
+    let mut caller = gate.measure(&connection).await.unwrap();
+    execs.executed(connection.peer.credentials().pid);
+    caller.seen = Instant::now();
+    let refused = gate.check(&caller).await;
+    assert!(matches!(refused, Err(CallerError::Changed)), "{refused:?}");
+    let again = gate.measure(&connection).await;
+    assert!(matches!(again, Err(CallerError::Changed)), "{again:?}");
+}
+
 /// Nobody watches the connection here, so that nothing but the look before the answer tells.
 #[tokio::test]
 async fn a_caller_that_executes_a_program_after_its_measurement_is_not_answered() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
-    let (listener, gate) = (listener(&socket), gate());
-    let (execs, _events) = ExecWatch::start();
+    let (listener, gate, execs) = (listener(&socket), gate(), ExecWatch::start());
     let mut command = Command::new("python3");
     command.args(["-c", AGAIN]).arg(&socket);
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
@@ -43,8 +60,7 @@ async fn a_caller_that_executes_a_program_after_its_measurement_is_not_answered(
     assert_eq!(says.next().unwrap().unwrap(), "1");
 
     let accepted = listener.accept().await.unwrap();
-    let (stream, _watch) = admit(accepted, &gate, &execs).await.unwrap();
-    let connection = tonic::transport::server::Connected::connect_info(&stream);
+    let (_stream, connection) = admit(accepted, &gate, &execs).await.unwrap();
     let caller = gate.measure(&connection).await.unwrap();
     assert!(gate.check(&caller).await.is_ok());
 

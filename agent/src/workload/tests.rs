@@ -94,7 +94,7 @@ async fn connected(parts: &Parts, group: &TaskGroup) -> (tokio::net::UnixStream,
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
     let listener = listener(&socket);
-    let (execs, _events) = ExecWatch::start();
+    let execs = ExecWatch::start();
     let incoming = connection::incoming(listener, Arc::clone(&parts.gate), execs, group);
     let client = tokio::net::UnixStream::connect(&socket).await.unwrap();
     let accepted = std::pin::pin!(incoming).next().await.unwrap().unwrap();

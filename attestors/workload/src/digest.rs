@@ -13,7 +13,9 @@ use aws_lc_rs::digest::{Context, SHA256};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
-use crate::proc_dir::FileId;
+use vouchsafe_attestors::FileId;
+
+use crate::proc_dir::id_of;
 
 /// Largest file that is hashed unless the config says otherwise, in bytes (512 MiB).
 pub const DEFAULT_HASH_LIMIT_BYTES: u64 = 512 * 1024 * 1024;
@@ -49,7 +51,7 @@ struct Version {
 impl From<&FileStat> for Version {
     fn from(stat: &FileStat) -> Self {
         Self {
-            file: FileId::from(stat),
+            file: id_of(stat),
             size: stat.st_size,
             modified: (stat.st_mtime, stat.st_mtime_nsec),
             changed: (stat.st_ctime, stat.st_ctime_nsec),

@@ -8,15 +8,19 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use nix::fcntl::OFlag;
 use tokio::time::Instant;
-use vouchsafe_attestors::{Evidence, Process, Reach, WorkloadAttestError, WorkloadAttestor};
+use vouchsafe_attestors::{Evidence, FileId, Process, Reach, WorkloadAttestError, WorkloadAttestor};
 use vouchsafe_sys::{AuxiliaryVector, NamespaceId, PidFd, SysError, user_namespace_of};
 
-use crate::proc_dir::{FileId, ProcDir, failed, file_id, linked_file, still_alive};
+use crate::proc_dir::{ProcDir, failed, file_id, linked_file, still_alive};
 use crate::reads::Reads;
 use crate::unix::same_credentials;
 
 /// What changes when a process executes a program or changes its credentials. Compare two of one process (which one it is,
 /// its pidfd says); an identity may be given only where they are equal.
+///
+/// A program can give itself the `image` and the `layout` of another: it writes its own memory and, by prctl(2), its auxiliary
+/// vector. So equal fingerprints do not say that there was no other program in between that executed this one again: what is
+/// read of a program in between must be read of `exe`, and the kernel's word on each exec stands beside this.
 ///
 /// `exe`, `image` and `layout` are absent where the agent may not look into the process (it is not root);
 /// path and hash are withheld then anyway.
@@ -25,8 +29,8 @@ pub struct Fingerprint {
     uid: u32,
     gid: u32,
     exe: Option<FileId>,
-    /// Hash of the 16 AT_RANDOM bytes. A program may overwrite its own (Go's runtime clears them), so two
-    /// images of one such program can have the same hash: `layout` stands beside it.
+    /// Hash of the 16 AT_RANDOM bytes. A program may overwrite its own, so that two of its images have the same
+    /// hash: `layout` stands beside it.
     image: Option<[u8; 32]>,
     /// Hash of the auxiliary vector: where code, stack, loader and the kernel's page stand.
     layout: Option<[u8; 32]>,
@@ -125,6 +129,7 @@ impl Measurer {
         };
         let (reach, fingerprint) = self.reads.run(&process, "the process", read).await?;
         process.reach = reach;
+        process.program = fingerprint.exe;
         Ok((process, fingerprint))
     }
 
@@ -292,6 +297,7 @@ impl AgentNamespaces {
             uid: 0,
             gid: 0,
             reach: Reach::Full,
+            program: None,
         };
         // Most live in the agent's own namespace, which is told without opening it.
         let own = linked_file(&process, "ns/pid").is_ok_and(|found| self.is_own(found));

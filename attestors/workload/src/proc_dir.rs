@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
-use vouchsafe_attestors::{Process, WorkloadAttestError};
+use vouchsafe_attestors::{FileId, Process, WorkloadAttestError};
 
 /// Room that is made for a file before it is read; most hold less.
 const READ_BYTES: usize = 4096;
@@ -17,27 +17,17 @@ const READ_BYTES: usize = 4096;
 /// Longest `/proc/<pid>/status` that is read, in bytes; 65,536 groups make some 700,000.
 const MAX_STATUS_BYTES: u64 = 1024 * 1024;
 
-/// A file, whatever its names are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct FileId {
-    /// Device.
-    pub(crate) dev: u64,
-    /// Inode.
-    pub(crate) ino: u64,
-}
-
-impl From<&FileStat> for FileId {
-    fn from(stat: &FileStat) -> Self {
-        Self {
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-        }
+/// Which file was looked at.
+pub(crate) fn id_of(stat: &FileStat) -> FileId {
+    FileId {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
     }
 }
 
 /// Which file a descriptor refers to.
 pub(crate) fn file_id(fd: impl AsFd) -> io::Result<FileId> {
-    Ok(FileId::from(&fstat(fd)?))
+    Ok(id_of(&fstat(fd)?))
 }
 
 /// The folder of one process under `/proc`.
@@ -84,6 +74,21 @@ impl<'a> ProcDir<'a> {
     pub(crate) fn open_link(&self, name: &CStr, flags: OFlag) -> io::Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
         Ok(openat(&self.dir, name, flags, Mode::empty())?)
+    }
+
+    /// The file that the process executes, without the right to read it.
+    ///
+    /// # Errors
+    /// `Changed` where it is not the one that is known of the process; within, where it cannot be opened.
+    pub(crate) fn executable(&self) -> Result<io::Result<OwnedFd>, WorkloadAttestError> {
+        let opened = self.open_link(c"exe", OFlag::O_PATH);
+        let opened = opened.and_then(|exe| Ok((file_id(&exe)?, exe)));
+        match (opened, self.process.program) {
+            (Ok((found, _)), Some(known)) if found != known => Err(WorkloadAttestError::Changed {
+                pid: self.process.pid,
+            }),
+            (opened, _) => Ok(opened.map(|(_, exe)| exe)),
+        }
     }
 
     /// What one of the links reads as.
@@ -136,7 +141,7 @@ pub(crate) fn still_alive(process: &Process) -> Result<(), WorkloadAttestError> 
 pub(crate) fn linked_file(process: &Process, name: &str) -> io::Result<FileId> {
     let path = format!("/proc/{}/{name}", process.pid);
     let stat = fstatat(AT_FDCWD, path.as_str(), AtFlags::empty())?;
-    Ok(FileId::from(&stat))
+    Ok(id_of(&stat))
 }
 
 /// The error for something that could not be read: `Gone` where the process has ended.

@@ -2,6 +2,8 @@
 //! line, and only a launcher that chose it could measure it.
 
 use std::ffi::OsStr;
+use std::fs::read_link;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -88,8 +90,12 @@ fn measure(process: &Process, hasher: &Hasher) -> Result<Evidence, WorkloadAttes
 }
 
 fn look(evidence: &mut Evidence, dir: &ProcDir<'_>, hasher: &Hasher) -> Result<(), WorkloadAttestError> {
-    let exe = match dir.read_link(c"exe") {
-        Ok(exe) => exe,
+    // Its name as the descriptor has it: another look at the process could be one at another program.
+    let named = dir
+        .executable()?
+        .and_then(|exe| read_link(format!("/proc/self/fd/{}", exe.as_raw_fd())));
+    let exe = match named {
+        Ok(exe) => exe.into_os_string(),
         Err(error) => {
             evidence.withhold(NAME, cannot_open(&error));
             return Ok(());

@@ -41,6 +41,7 @@ impl Subject {
             uid: geteuid().as_raw(),
             gid: getegid().as_raw(),
             reach: Reach::Full,
+            program: None,
         };
         // `spawn` returns within the exec, a moment before the new command line is in place.
         let deadline = Instant::now() + PATIENCE;

@@ -113,7 +113,7 @@ fn measure(process: &Process, known: &Known) -> Result<Evidence, WorkloadAttestE
     match &process.reach {
         Reach::Full => {
             groups(&mut evidence, &status.groups, known);
-            executable(&mut evidence, &dir, &known.hasher);
+            executable(&mut evidence, &dir, &known.hasher)?;
         }
         Reach::NamespaceOnly { reason } => withhold(&mut evidence, reason),
         // A reach that this attestor does not know is not one to trust.
@@ -179,13 +179,18 @@ fn measured(evidence: &mut Evidence, name: &str, value: &str) {
 }
 
 /// Path and hash, both of the file behind one descriptor of `/proc/<pid>/exe`.
-fn executable(evidence: &mut Evidence, dir: &ProcDir<'_>, hasher: &Hasher) {
-    let exe = match dir.open_link(c"exe", OFlag::O_PATH) {
+fn executable(
+    evidence: &mut Evidence,
+    dir: &ProcDir<'_>,
+    hasher: &Hasher,
+) -> Result<(), WorkloadAttestError> {
+    let exe = match dir.executable()? {
         Ok(exe) => exe,
         Err(error) => {
             let reason = cannot_open(&error);
             evidence.withhold("unix:path", reason.as_str());
-            return evidence.withhold("unix:sha256", reason);
+            evidence.withhold("unix:sha256", reason);
+            return Ok(());
         }
     };
     match path_here(dir, &exe) {
@@ -196,6 +201,7 @@ fn executable(evidence: &mut Evidence, dir: &ProcDir<'_>, hasher: &Hasher) {
         Ok(hash) => measured(evidence, "sha256", &hash),
         Err(error) => evidence.withhold("unix:sha256", format!("the executable has no hash: {error}")),
     }
+    Ok(())
 }
 
 /// Why `/proc/<pid>/exe` cannot be opened, with the next step.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
@@ -12,12 +13,12 @@ use crate::{PidFd, raw};
 pub trait OneDescriptor: AsRawFd + sealed::Sealed {}
 
 impl OneDescriptor for PidFd {}
-impl OneDescriptor for ProcEvents {}
+impl OneDescriptor for Arc<ProcEvents> {}
 
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::PidFd {}
-    impl Sealed for super::ProcEvents {}
+    impl Sealed for super::Arc<super::ProcEvents> {}
 }
 
 /// A pidfd or an event socket whose readability can be awaited. A pidfd becomes readable when its process

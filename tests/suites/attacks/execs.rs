@@ -1,10 +1,15 @@
 //! A process that is not entitled to anything becomes one that is.
 
-use vouchsafe_tests::daemons::own_uid;
+use std::process::Command;
 
+use vouchsafe_tests::daemons::own_uid;
+use vouchsafe_tests::needs::Need;
+use vouchsafe_tests::require;
 use vouchsafe_tests::upstream::TOKEN;
 
-use super::tally::{NO_PRESENCE, attack, node, path_selector, prepared, python, sleeper, victim};
+use super::tally::{
+    NO_PRESENCE, attack, follow, in_a_pid_namespace, node, path_selector, prepared, python, sleeper, victim,
+};
 
 /// At every point of a call: after connecting, within the request, after it, measured, its presence proved.
 #[tokio::test(flavor = "multi_thread")]
@@ -23,6 +28,29 @@ async fn exec_from_python_to_python() {
     let good = node.path("good.py").display().to_string();
     victim(&node, &[&own_uid(), &format!("process:script:{good}")]).await;
     attack(&node, "exec_between", &[&python, &good]).await.close();
+}
+
+/// It is itself at the first look and at the last, and has given both images the same bytes to know them by: what is measured
+/// in between is the right program, which executes whatever it is told. Where the kernel tells of no exec, that is found
+/// out because what is read of a program must be read of the file of the first look.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_goes_away_and_comes_back() {
+    require!(Need::Root, Need::Namespaces);
+    let node = prepared("").await;
+    let (trusted, lock) = (node.path("trusted"), node.path("lock"));
+    std::fs::write(&lock, "").unwrap();
+    // Large, so that the measurement lasts until it is back.
+    let script = r#"umask 022; cp "$(command -v flock)" "$1"; head -c 60000000 /dev/zero >>"$1""#;
+    let copied = Command::new("sh")
+        .args(["-ec", script, "sh"])
+        .arg(&trusted)
+        .status();
+    assert!(copied.unwrap().success());
+    let selectors = [own_uid(), path_selector(&trusted)];
+    let (trusted, lock) = (trusted.display().to_string(), lock.display().to_string());
+    let more = ["away_and_back", &trusted, &lock];
+    let attacker = in_a_pid_namespace(&node, "apart", &selectors, &more).await;
+    follow("away_and_back", attacker).await.close();
 }
 
 /// Without the comparison with what the process was when it was accepted, whoever shares its socket is answered in the

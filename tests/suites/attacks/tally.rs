@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tokio::time::timeout;
+use vouchsafe_tests::daemons::binary;
 use vouchsafe_tests::node::Node;
 use vouchsafe_tests::repository;
 use vouchsafe_tests::upstream::TOKEN;
@@ -157,6 +158,38 @@ pub(crate) async fn follow(name: &'static str, mut attacker: Attacker) -> Tally 
     }
     assert!(attacker.child.wait().unwrap().success(), "{name} has failed");
     tally
+}
+
+/// Starts an attack in a PID namespace of its own, which runs the node's agent there too; returns when that has an SVID for
+/// these selectors.
+pub(crate) async fn in_a_pid_namespace(
+    node: &Node,
+    attack: &str,
+    selectors: &[String],
+    more: &[&str],
+) -> Attacker {
+    let selectors: Vec<&str> = selectors.iter().map(String::as_str).collect();
+    node.upstream.put_entry("victim", &selectors, |_| {});
+    let config = node.path("agent.toml");
+    std::fs::write(&config, node.config_text()).unwrap();
+    let (agent, config) = (
+        binary("vouchsafe-agent").unwrap().display().to_string(),
+        config.display().to_string(),
+    );
+    let more = [&[agent.as_str(), &config, TOKEN], more].concat();
+    let mut command = Command::new("unshare");
+    command
+        .args(["-pm", "--mount-proc", "--fork", "--kill-child"])
+        .arg(python().0)
+        .args(script(node, attack, rounds(), &more));
+    let mut attacker = Attacker::start(&mut command);
+    until("the agent has the victim's SVID", async || {
+        (node.health().await.ok()?.cached_svids == 1).then_some(())
+    })
+    .await
+    .unwrap();
+    attacker.tell();
+    attacker
 }
 
 /// An attack script that runs.

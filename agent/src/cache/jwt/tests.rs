@@ -35,6 +35,7 @@ impl Waiting {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
             reach: Reach::Full,
+            program: None,
         };
         let measurer = Measurer::new(Vec::new(), Arc::new(Reads::default()));
         // In the midst of an exec a process has no numbers of its own yet, and is refused.

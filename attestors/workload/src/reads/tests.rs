@@ -22,6 +22,7 @@ fn process_of(uid: u32) -> Process {
         uid,
         gid: 0,
         reach: Reach::Full,
+        program: None,
     }
 }
 
