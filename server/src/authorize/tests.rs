@@ -10,7 +10,12 @@ use super::*;
 fn every_method_of_the_descriptors_stands_in_the_table_and_nothing_else() {
     let pool = DescriptorPool::decode(vouchsafe_proto::FILE_DESCRIPTOR_SET).unwrap();
     let served = |name: &str| {
-        let ours = ["spire.api.server.", "vouchsafe.server.", "vouchsafe.sync."];
+        let ours = [
+            "spire.api.server.",
+            "vouchsafe.run.",
+            "vouchsafe.server.",
+            "vouchsafe.sync.",
+        ];
         ours.iter().any(|package| name.starts_with(package))
     };
     let described: BTreeSet<String> = pool
@@ -54,7 +59,7 @@ fn only_attestation_and_the_bundle_are_open_to_all() {
 }
 
 #[test]
-fn agents_write_nothing_but_their_own_state() {
+fn agents_write_nothing_but_their_own_state_and_the_runs_of_their_node() {
     let agents: BTreeSet<&str> = methods()
         .filter(|(_, rule)| rule.agent)
         .filter_map(|(name, _)| name.rsplit('/').next())
@@ -69,6 +74,12 @@ fn agents_write_nothing_but_their_own_state() {
         "BatchNewWITSVID",
         "GetFederatedBundle",
         "Follow",
+        "AdmitRun",
+        "StartRun",
+        "EndRun",
+        "ReportRuns",
+        "NewRunX509SVIDs",
+        "NewRunJWTSVID",
     ]);
     assert_eq!(agents, expected);
 }
