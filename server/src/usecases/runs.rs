@@ -433,3 +433,6 @@ fn end_facts(run: &Run) -> [(&'static str, String); 12] {
         ("svids_issued", svids.to_string()),
     ]
 }
+
+#[cfg(test)]
+mod tests;
