@@ -456,6 +456,23 @@ async fn classes_live_from_create_to_delete() -> Outcome {
     ensure!(same.get("spec") == updated.get("spec"), "{same}");
     ensure!(texts(&at.json(&["class", "list"]).await?, "name") == ["researcher"]);
 
+    wrong_words_change_no_class(&at).await?;
+    a_program_of_a_class_is_measured(&at, &file).await?;
+
+    ensure!(at.json(&["run", "list", "--state", "all"]).await? == Value::Array(Vec::new()));
+    let deleted = at.json(&["class", "delete", "researcher"]).await?;
+    ensure!(
+        deleted.get("deleted") == Some(&Value::from("researcher")),
+        "{deleted}"
+    );
+    refused(
+        &at.vouchsafe(&["class", "delete", "researcher"]).await?,
+        65,
+        "not found",
+    )
+}
+
+async fn wrong_words_change_no_class(at: &Deployment) -> Outcome {
     for (wrong, code, text) in [
         (&["class", "show", "nobody"][..], 65, "class `nobody` not found"),
         (&["class", "show", "Nobody"], 64, "is not a class's name"),
@@ -479,9 +496,13 @@ async fn classes_live_from_create_to_delete() -> Outcome {
     ] {
         refused(&at.vouchsafe(wrong).await?, code, text)?;
     }
-    std::fs::write(&file, "max_run = 3")?;
+    Ok(())
+}
+
+async fn a_program_of_a_class_is_measured(at: &Deployment, file: &str) -> Outcome {
+    std::fs::write(file, "max_run = 3")?;
     let wrong = at
-        .vouchsafe(&["class", "update", "researcher", "--file", &file])
+        .vouchsafe(&["class", "update", "researcher", "--file", file])
         .await?;
     refused(&wrong, 65, "max_run")?;
     let program = [
@@ -489,27 +510,16 @@ async fn classes_live_from_create_to_delete() -> Outcome {
         "update",
         "researcher",
         "--program",
-        &file,
+        file,
         "--script",
-        &file,
+        file,
     ];
     let measured = at.json(&program).await?;
     let sha256 = measured
         .pointer("/spec/program/script/sha256")
         .and_then(Value::as_str);
     ensure!(sha256.is_some_and(|sha256| sha256.len() == 64), "{measured}");
-
-    ensure!(at.json(&["run", "list", "--state", "all"]).await? == Value::Array(Vec::new()));
-    let deleted = at.json(&["class", "delete", "researcher"]).await?;
-    ensure!(
-        deleted.get("deleted") == Some(&Value::from("researcher")),
-        "{deleted}"
-    );
-    refused(
-        &at.vouchsafe(&["class", "delete", "researcher"]).await?,
-        65,
-        "not found",
-    )
+    Ok(())
 }
 
 #[tokio::test]
