@@ -202,9 +202,9 @@ impl App {
     /// [`AppError`] names what is in the way.
     pub async fn build(mut config: Config, host: Host, token: Option<Token>) -> Result<Self, AppError> {
         config.check()?;
-        let prover = prover(&mut config, token)?;
         let bootstrap = Bootstrap::of(&config)?;
         let state = StateDir::open(&config.data_dir)?;
+        let prover = prover(&mut config, token, &state)?;
         let bound = listeners::bind(&config, &host).await?;
         let addresses = bound.addresses();
         let (traces, trace_sender) =
@@ -427,13 +427,21 @@ fn endless(group: &TaskGroup, name: &'static str, task: impl Future<Output = ()>
     });
 }
 
-fn prover(config: &mut Config, token: Option<Token>) -> Result<Option<Arc<dyn NodeProver>>, AppError> {
+fn prover(
+    config: &mut Config,
+    token: Option<Token>,
+    state: &StateDir,
+) -> Result<Option<Arc<dyn NodeProver>>, AppError> {
     let configured = config.join_token.take().map(|token| token.0);
     let token = match (token.or(configured), &config.join_token_file) {
         (Some(token), _) => Some(token),
-        // A file that is gone is no error: the token in it was used at the first start.
-        (None, Some(path)) if path.exists() => Some(read_token(path)?),
-        (None, _) => None,
+        (None, Some(path)) => match read_token(path) {
+            Ok(token) => Some(token),
+            // The token in it was used at the first start: it may be gone, or hold anything.
+            Err(_) if state.load_svid()?.is_some() => None,
+            Err(error) => return Err(error.into()),
+        },
+        (None, None) => None,
     };
     Ok(token.map(|token| Arc::new(Prover::new(token)) as Arc<dyn NodeProver>))
 }

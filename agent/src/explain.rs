@@ -67,8 +67,8 @@ pub fn reason(entries: usize, selectors: usize) -> String {
     match entries {
         0 => "the agent has no registration entries: create one whose parent is this node".to_owned(),
         _ => format!(
-            "no registration entry matches the {selectors} selectors of this process: run `vouchsafe explain` \
-             to see what it lacks"
+            "no registration entry matches the {selectors} selectors of this process: `vouchsafe explain PID`, run by the \
+             operator of this node, shows what it lacks"
         ),
     }
 }

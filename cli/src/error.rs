@@ -24,6 +24,9 @@ pub(crate) enum CliError {
         /// The system's answer.
         reason: String,
     },
+    /// No socket is there that could be asked.
+    #[error("{0}")]
+    NothingThere(String),
     /// The socket is there, and not for this user.
     #[error("permission denied: `{}` is not open to this user; run as the user of the {what}, or name another socket with {flag}", path.display())]
     Forbidden {
@@ -48,9 +51,6 @@ pub(crate) enum CliError {
     /// No answer in time.
     #[error("no answer within {0}: raise --timeout, or look at the other side's log")]
     Timeout(String),
-    /// Something asked for is not there.
-    #[error("{0}")]
-    NotFound(String),
     /// The input is not valid.
     #[error("{0}")]
     Invalid(String),
@@ -96,7 +96,9 @@ fn next_step(status: &tonic::Status, what: &'static str) -> &'static str {
     match (status.code(), what) {
         // The agent names the next step itself where there is one.
         _ if status.message().contains("vouchsafe explain") => "",
-        (Code::PermissionDenied, "agent") => "; run `vouchsafe explain` to see what is missing",
+        (Code::PermissionDenied, "agent") => {
+            "; `vouchsafe explain PID`, run by the operator, shows what is missing"
+        }
         (Code::Unimplemented, _) => "; the other side does not have this method",
         _ => "",
     }
@@ -117,11 +119,11 @@ impl CliError {
             | Self::Partly { .. }
             | Self::Answer { .. }
             | Self::Daemon(_) => 1,
-            Self::Unreachable { .. } => 69,
+            Self::Unreachable { .. } | Self::NothingThere(_) => 69,
             Self::Forbidden { .. }
             | Self::SealKey(SecretFileError::Exposed { .. } | SecretFileError::Foreign { .. }) => 77,
             Self::Timeout(_) | Self::Unwell(_) => 75,
-            Self::NotFound(_) | Self::Invalid(_) | Self::SealKey(_) => 65,
+            Self::Invalid(_) | Self::SealKey(_) => 65,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
             Self::File { .. } => 1,
             Self::Call { status, .. } => match status.code() {
@@ -138,11 +140,10 @@ impl CliError {
         match self {
             Self::Runtime(_) => "runtime",
             Self::Output(_) => "output",
-            Self::Unreachable { .. } => "unreachable",
+            Self::Unreachable { .. } | Self::NothingThere(_) => "unreachable",
             Self::Forbidden { .. } => "forbidden",
             Self::Call { .. } => "call",
             Self::Timeout(_) => "timeout",
-            Self::NotFound(_) => "not_found",
             Self::Invalid(_) | Self::SealKey(_) => "invalid",
             Self::Partly { .. } => "partly",
             Self::Unwell(_) => "unwell",

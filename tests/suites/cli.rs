@@ -567,6 +567,11 @@ async fn a_process_without_an_entry_learns_why_and_one_with_an_entry_gets_svids(
     })
     .await?;
     ensure!(texts(&got, "spiffe_id") == [id], "{got}");
+    let watched = ["--output", "json", "svid", "watch", "--updates", "1"];
+    let watched = String::from_utf8(at.vouchsafe(&watched).await?.stdout)?;
+    ensure!(watched.lines().count() == 1 && watched.contains(id), "{watched}");
+    let none = at.vouchsafe(&["svid", "watch", "--updates", "0"]).await?;
+    refused(&none, 64, "--updates")?;
 
     let folder = at.path("out");
     std::fs::create_dir(&folder)?;
@@ -624,6 +629,21 @@ async fn explain_names_the_selector_that_is_missing() -> Outcome {
 async fn health_speaks_for_both_and_the_audit_has_what_happened() -> Outcome {
     let at = Deployment::start().await?;
     let health = at.json(&["health"]).await?;
+    let nowhere = [
+        "--server-socket",
+        "/nonexistent/a",
+        "--agent-admin-socket",
+        "/nonexistent/b",
+        "health",
+    ];
+    let cli = vouchsafe_tests::daemons::binary("vouchsafe")?;
+    let unheard = tokio::process::Command::new(cli).args(nowhere).output().await?;
+    refused(&unheard, 69, "neither")?;
+    refused(
+        &at.vouchsafe(&["token", "generate", "--token", ""]).await?,
+        64,
+        "--token",
+    )?;
     ensure!(texts(&health, "who") == ["server", "agent"], "{health}");
     ensure!(texts(&health, "status") == ["serving", "serving"], "{health}");
 

@@ -53,7 +53,7 @@ pub(crate) async fn run(args: HealthArgs, global: &Global, output: &Output) -> R
     let ask_server = args.whom == Some(Whom::Server) || (both && global.server_socket.exists());
     let ask_agent = args.whom == Some(Whom::Agent) || (both && global.agent_admin_socket.exists());
     if !ask_server && !ask_agent {
-        return Err(CliError::NotFound(format!(
+        return Err(CliError::NothingThere(format!(
             "neither `{}` nor `{}` is there: name a socket with --server-socket or --agent-admin-socket",
             global.server_socket.display(),
             global.agent_admin_socket.display()

@@ -2,7 +2,8 @@
 
 mod files;
 
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -46,7 +47,7 @@ pub(crate) enum SvidCommand {
         write: Option<PathBuf>,
         /// End after so many updates
         #[arg(long, value_name = "N")]
-        updates: Option<usize>,
+        updates: Option<NonZeroUsize>,
     },
 }
 
@@ -71,7 +72,7 @@ struct JwtView {
 pub(crate) async fn run(command: SvidCommand, global: &Global, output: &Output) -> Result<(), CliError> {
     let agent = Connection::workload(global).await?;
     match command {
-        SvidCommand::X509 { write } => watch(&agent, output, write.as_deref(), Some(1)).await,
+        SvidCommand::X509 { write } => fetch(&agent, output, write.as_deref()).await,
         SvidCommand::Watch { write, updates } => watch(&agent, output, write.as_deref(), updates).await,
         SvidCommand::Jwt {
             audience,
@@ -104,45 +105,56 @@ pub(crate) async fn run(command: SvidCommand, global: &Global, output: &Output) 
     }
 }
 
-async fn watch(
-    agent: &Connection,
-    output: &Output,
-    write: Option<&std::path::Path>,
-    updates: Option<usize>,
-) -> Result<(), CliError> {
+type Updates = tonic::Streaming<X509svidResponse>;
+
+/// The stream, and its first answer, which must come in time.
+async fn opened(agent: &Connection) -> Result<(Updates, X509svidResponse), CliError> {
     let mut client = SpiffeWorkloadApiClient::new(agent.channel.clone());
     let mut stream = agent
         .call(client.fetch_x509svid(workload_request(X509svidRequest {})))
         .await?;
-    let mut seen = 0;
-    while updates.is_none_or(|limit| seen < limit) {
-        // The first answer must come in time; later ones come when something changes.
-        let next = if seen == 0 {
-            let first = async { Ok(tonic::Response::new(stream.next().await.transpose()?)) };
-            agent.call(first).await?
-        } else {
-            stream
-                .next()
-                .await
-                .transpose()
-                .map_err(|status| agent.refused(status))?
-        };
-        let Some(response) = next else {
-            return Err(CliError::Unwell("the agent closed the stream".to_owned()));
-        };
-        let views = views(&response)?;
-        if let Some(dir) = write {
-            files::write_x509(dir, &response)?;
+    let first = async { Ok(tonic::Response::new(stream.next().await.transpose()?)) };
+    let first = agent.call(first).await?.ok_or_else(closed)?;
+    Ok((stream, first))
+}
+
+fn closed() -> CliError {
+    CliError::Unwell("the agent closed the stream".to_owned())
+}
+
+async fn fetch(agent: &Connection, output: &Output, write: Option<&Path>) -> Result<(), CliError> {
+    let (_stream, response) = opened(agent).await?;
+    let views = taken(&response, write)?;
+    output.show(&views, || describe(&views));
+    Ok(())
+}
+
+async fn watch(
+    agent: &Connection,
+    output: &Output,
+    write: Option<&Path>,
+    updates: Option<NonZeroUsize>,
+) -> Result<(), CliError> {
+    let (mut stream, mut response) = opened(agent).await?;
+    for seen in 1.. {
+        let views = taken(&response, write)?;
+        output.event(&views, || describe(&views));
+        if updates.is_some_and(|limit| seen >= limit.get()) {
+            break;
         }
-        let text = || describe(&views);
-        if updates == Some(1) {
-            output.show(&views, text)
-        } else {
-            output.event(&views, text)
-        }
-        seen += 1;
+        let next = stream.next().await.transpose();
+        response = next.map_err(|status| agent.refused(status))?.ok_or_else(closed)?;
     }
     Ok(())
+}
+
+/// What an update says; it is written where that is wanted.
+fn taken(response: &X509svidResponse, write: Option<&Path>) -> Result<Vec<SvidView>, CliError> {
+    let views = views(response)?;
+    if let Some(dir) = write {
+        files::write_x509(dir, response)?;
+    }
+    Ok(views)
 }
 
 fn views(response: &X509svidResponse) -> Result<Vec<SvidView>, CliError> {

@@ -26,7 +26,7 @@ pub(crate) enum TokenCommand {
         #[arg(long, default_value = "10m", value_parser = values::duration, value_name = "SPAN")]
         ttl: Duration,
         /// The token's text; made by the server where it is not given
-        #[arg(long)]
+        #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
         token: Option<String>,
     },
 }

@@ -88,6 +88,35 @@ async fn a_restarted_agent_comes_back_without_a_token() {
     assert_eq!(node.upstream.counts().attested, 1);
 }
 
+/// The file was of use once; without a stored SVID it is what the agent needs.
+#[tokio::test]
+async fn a_token_file_that_holds_none_is_in_the_way_of_the_first_start_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let mut node = Node::down(&format!("join_token_file = {file:?}")).await.unwrap();
+    for content in [None, Some("# used\n"), Some("")] {
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
+        let refused = node.run(None).await.unwrap_err();
+        let error = refused.downcast_ref::<AppError>();
+        assert!(matches!(error, Some(AppError::TokenFile(_))), "{refused:?}");
+    }
+    std::fs::write(&file, TOKEN).unwrap();
+    node.run(None).await.unwrap();
+    node.healthy().await.unwrap();
+    for content in [Some("# used\n"), None] {
+        node.stop().await.unwrap();
+        match content {
+            Some(content) => std::fs::write(&file, content).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        node.run(None).await.unwrap();
+        node.healthy().await.unwrap();
+    }
+    assert_eq!(node.upstream.counts().attested, 1);
+}
+
 #[tokio::test]
 async fn a_second_agent_is_told_what_is_taken() {
     let node = node_with("me").await;
