@@ -6,7 +6,7 @@ pub mod health;
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
-use vouchsafe_attestors::Evidence;
+use vouchsafe_attestors::{Evidence, Process};
 use vouchsafe_proto::vouchsafe::agent::v1 as api;
 use vouchsafe_proto::vouchsafe::agent::v1::agent_admin_server::AgentAdmin;
 use vouchsafe_runtime::telemetry::{LogLevel, TelemetryError};
@@ -17,6 +17,7 @@ use crate::caller::CallerError;
 use crate::explain;
 use crate::knowledge::Knowledge;
 use crate::render;
+use crate::runs::Standing;
 use crate::workload::Parts;
 pub use health::Pulse;
 
@@ -42,14 +43,15 @@ impl AgentAdmin for Admin {
             Some(pid) => return Err(Status::invalid_argument(format!("`{pid}` is not a process id"))),
             None => caller_pid(&request)?,
         };
-        let (process, evidence) = self.examine(pid).await?;
+        let (process, shown, evidence) = self.examine(pid).await?;
         let known = self.parts.knowledge.get();
-        Ok(Response::new(explanation(
-            process,
-            &evidence,
-            &known,
-            self.knowledge(&known),
-        )))
+        let mut explained = explanation(shown, &evidence, &known, self.knowledge(&known));
+        if let Some((membership, reason)) = self.membership(&process).await? {
+            // Entries do not count for it.
+            (explained.matched, explained.nearest) = (Vec::new(), Vec::new());
+            (explained.run, explained.reason) = (Some(membership), reason);
+        }
+        Ok(Response::new(explained))
     }
 
     async fn health(
@@ -107,7 +109,7 @@ fn caller_pid<T>(request: &Request<T>) -> Result<i32, Status> {
 
 impl Admin {
     /// Measures any process as a caller would be measured.
-    async fn examine(&self, pid: i32) -> Result<(api::Process, Evidence), Status> {
+    async fn examine(&self, pid: i32) -> Result<(Process, api::Process, Evidence), Status> {
         let gone = || Status::not_found(format!("there is no process {pid}"));
         let failed = |error: CallerError| match error {
             CallerError::Gone => gone(),
@@ -134,7 +136,22 @@ impl Admin {
             path,
             selectors: render::findings(&evidence),
         };
-        Ok((shown, evidence))
+        Ok((process, shown, evidence))
+    }
+
+    /// The run that a process belongs to, and why it gets nothing by it.
+    async fn membership(&self, process: &Process) -> Result<Option<(api::RunMembership, String)>, Status> {
+        let found = self.parts.runs.run_of(process);
+        let Some((run, main)) = found.map_err(CallerError::from)? else {
+            return Ok(None);
+        };
+        let (spiffe_id, reason) = match self.parts.gate.standing(process).await {
+            Ok(Standing::Of(member)) => (member.entry.spiffe_id.to_string(), String::new()),
+            Ok(Standing::Outside) => (String::new(), "the run has just been forgotten".to_owned()),
+            Err(CallerError::NotServed(reason)) => (String::new(), reason.to_string()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some((render::membership(&run, main, spiffe_id), reason)))
     }
 
     fn knowledge(&self, known: &Knowledge) -> api::Knowledge {
@@ -176,6 +193,7 @@ fn explanation(
         false => String::new(),
     };
     api::ExplainResponse {
+        run: None,
         process: Some(process),
         withheld: evidence
             .withheld

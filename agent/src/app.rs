@@ -1,5 +1,6 @@
 //! The whole agent, put together: the one place where implementations are chosen.
 
+mod launch;
 mod listeners;
 mod restore;
 mod serve;
@@ -32,7 +33,7 @@ use vouchsafe_workload_attestors::{
 use crate::admin::{Admin, Pulse};
 use crate::bootstrap::{Bootstrap, BootstrapError};
 use crate::cache::slots::Lane;
-use crate::cache::{JwtCache, X509Cache, distrust, issuer};
+use crate::cache::{JwtCache, Shelf, X509Cache, distrust, issuer};
 use crate::caller::{CallPlaces, ExecWatch, Gate, PresenceRule};
 use crate::config::{BadConfig, Config, TokenFileError, read_token};
 use crate::knowledge::KnowledgeBase;
@@ -40,11 +41,13 @@ use crate::metrics::{MeteredAuthority, Metrics};
 use crate::node::attest::SERVER_PATH;
 use crate::node::state::{StateDir, StateError};
 use crate::node::{Node, NodeError, OwnSvid};
+use crate::runs::Runs;
+use crate::runs::admission::RunAuthority;
 use crate::sealed::{Keeper, Seal, SealKeyError};
 use crate::status::Status;
 use crate::sync::polling::Polling;
 use crate::sync::source::Source;
-use crate::upstream::Upstream;
+use crate::upstream::{Authority, Upstream};
 use crate::workload::Parts;
 use crate::workload::hold::Holding;
 use restore::Held;
@@ -92,6 +95,8 @@ pub struct Addresses {
     pub workload_socket: PathBuf,
     /// For the operator.
     pub admin_socket: PathBuf,
+    /// Where runs are launched, if they are.
+    pub launch_socket: Option<PathBuf>,
     /// Where metrics are served, if they are.
     pub metrics: Option<SocketAddr>,
 }
@@ -136,6 +141,9 @@ pub enum AppError {
     /// Reflection or another part of the API could not be set up.
     #[error("cannot set up the API: {0}")]
     Api(String),
+    /// Runs cannot be launched as configured.
+    #[error("runs cannot be launched: {0}")]
+    Launch(String),
     /// The agent's identity ended.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -158,6 +166,7 @@ impl AppError {
             | Self::State(_)
             | Self::Key(_)
             | Self::SealKey(_)
+            | Self::Launch(_)
             | Self::Namespaces(_) => ExitCode::Io,
             Self::Tls(_) | Self::Api(_) | Self::Task(_) => ExitCode::Software,
             Self::Node(error) => match error {
@@ -189,6 +198,7 @@ pub struct App {
     upstream: Upstream,
     own: watch::Receiver<Option<Arc<OwnSvid>>>,
     keeper: Option<Keeper>,
+    launch: Option<launch::Launch>,
     execs: ExecWatch,
     group: TaskGroup,
     failures: TaskFailures,
@@ -247,18 +257,19 @@ impl App {
         };
         node.check()?;
         let (group, failures) = TaskGroup::new();
+        let runs = runs(&config, &metrics, &upstream);
         let parts = Parts {
-            gate: Arc::new(gate(&config)?),
+            gate: Arc::new(gate(&config, runs.clone())?),
             attestations: metrics.attestations.clone(),
             knowledge,
-            x509,
-            jwt: Arc::new(JwtCache::new(config.cache.jwt_svids)),
-            authority: MeteredAuthority::around(Arc::new(upstream.clone()), metrics.svids.clone()),
+            svids: shelf(&config, &metrics, x509, Arc::new(upstream.clone())),
+            runs,
             holding: Holding::new(config.hold_unmatched.get(), config.limits.max_held_calls_per_uid),
             status,
             clock: host.clock.clone(),
             stopping: group.stopping(),
         };
+        let launch = launch::assemble(&config, &host, &parts, &upstream, &group).await?;
         let execs = tokio::task::spawn_blocking(ExecWatch::start)
             .await
             .map_err(|e| AppError::Api(e.to_string()))?;
@@ -274,6 +285,7 @@ impl App {
             upstream,
             own: own_seen,
             keeper,
+            launch,
             execs,
             group,
             failures,
@@ -293,7 +305,7 @@ impl App {
         let Addresses {
             workload_socket,
             admin_socket,
-            metrics: _,
+            ..
         } = &self.addresses;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -343,19 +355,21 @@ impl App {
         let measured = (self.parts.clone(), self.metrics.calls.clone());
         serve::workload(self.bound.workload, measured, execs.clone(), limits, &group)?;
         serve::admin(self.bound.admin, admin, limits, &group)?;
+        if let (Some(listener), Some(launch)) = (self.bound.launch, self.launch) {
+            let measured = (self.parts.clone(), self.metrics.calls.clone());
+            launch.start(listener, measured, execs.clone(), limits, &group)?;
+        }
 
         identify(self.node, joined, Arc::clone(ended), &group);
-        endless(
-            &group,
-            "distrust",
-            distrust::watch(
-                self.parts.knowledge.clone(),
-                self.parts.x509.clone(),
-                Arc::clone(&self.parts.jwt),
-                self.own.clone(),
-                self.host.clock.clone(),
-            ),
-        );
+        for (name, shelf) in [
+            ("distrust", &self.parts.svids),
+            ("distrust of runs", self.parts.runs.shelf()),
+        ] {
+            let (knowledge, own) = (self.parts.knowledge.clone(), self.own.clone());
+            let (x509, jwt) = (shelf.x509.clone(), Arc::clone(&shelf.jwt));
+            let clock = self.host.clock.clone();
+            endless(&group, name, distrust::watch(knowledge, x509, jwt, own, clock));
+        }
         let interval = self.config.sync_interval.get();
         let polling = Polling::new(self.upstream.clone(), interval, self.host.clock.clone());
         let source = Source::new(self.upstream, polling);
@@ -409,8 +423,14 @@ fn identify(node: Node, joined: Option<ReadyGuard>, ended: Arc<OnceLock<NodeErro
 
 /// Has the SVIDs issued that are asked for, and ahead of them those that will be.
 fn issue(parts: &Parts, clock: &Clock, group: &TaskGroup) {
-    for (name, lane) in [("urgent x509 issuer", Lane::Urgent), ("x509 issuer", Lane::Ahead)] {
-        let (x509, authority) = (parts.x509.clone(), Arc::clone(&parts.authority));
+    let (entries, runs) = (&parts.svids, parts.runs.shelf());
+    for (name, lane, shelf) in [
+        ("urgent x509 issuer", Lane::Urgent, entries),
+        ("x509 issuer", Lane::Ahead, entries),
+        ("urgent x509 issuer of runs", Lane::Urgent, runs),
+        ("x509 issuer of runs", Lane::Ahead, runs),
+    ] {
+        let (x509, authority) = (shelf.x509.clone(), Arc::clone(&shelf.authority));
         endless(group, name, issuer::issue(x509, lane, authority, clock.clone()));
     }
 }
@@ -463,7 +483,22 @@ fn upstream(
     }))
 }
 
-fn gate(config: &Config) -> Result<Gate, AppError> {
+fn shelf(config: &Config, metrics: &Metrics, x509: X509Cache, authority: Arc<dyn Authority>) -> Shelf {
+    Shelf {
+        x509,
+        jwt: Arc::new(JwtCache::new(config.cache.jwt_svids)),
+        authority: MeteredAuthority::around(authority, metrics.svids.clone()),
+    }
+}
+
+/// No runs yet.
+fn runs(config: &Config, metrics: &Metrics, upstream: &Upstream) -> Runs {
+    let authority = Arc::new(RunAuthority(upstream.clone()));
+    let x509 = X509Cache::new(config.cache.x509_svids);
+    Runs::new(shelf(config, metrics, x509, authority))
+}
+
+fn gate(config: &Config, runs: Runs) -> Result<Gate, AppError> {
     let reads = Reads::new(MAX_READ_TIME, config.limits.max_attestations_per_uid);
     let reads = Arc::new(reads.with_subordinate_uids(Path::new(SUBORDINATE_UIDS)));
     let hash_limit_bytes = config.attest.hash_limit.get();
@@ -484,5 +519,5 @@ fn gate(config: &Config) -> Result<Gate, AppError> {
     );
     let places = CallPlaces::new(config.limits.max_streams_per_uid);
     let measurer = Measurer::new(attestors, reads);
-    Ok(Gate::new(measurer, namespaces, presence, places))
+    Ok(Gate::new(measurer, namespaces, presence, places, runs))
 }

@@ -15,3 +15,24 @@ pub mod x509;
 pub use index::EntryIndex;
 pub use jwt::JwtCache;
 pub use x509::X509Cache;
+
+use std::sync::Arc;
+
+use crate::upstream::Authority;
+
+/// The SVIDs of one kind of identity: what is held, and who signs them. Cheap to clone: all clones hold the same.
+#[derive(Clone)]
+pub struct Shelf {
+    /// X.509-SVIDs.
+    pub x509: X509Cache,
+    /// JWT-SVIDs.
+    pub jwt: Arc<JwtCache>,
+    /// Signs them.
+    pub authority: Arc<dyn Authority>,
+}
+
+impl std::fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shelf").finish_non_exhaustive()
+    }
+}

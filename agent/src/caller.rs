@@ -21,6 +21,8 @@ use vouchsafe_runtime::uds::{Peer, PresenceError, Throttle};
 use vouchsafe_sys::{PidFd, ProcessIdentity, SysError};
 use vouchsafe_workload_attestors::{AgentNamespaces, Fingerprint, Measurer};
 
+use crate::runs::{NotServed, Runs, Standing};
+
 pub use connection::{CallerStream, Connection};
 pub use exec::ExecWatch;
 pub use places::{CallPlaces, Place};
@@ -58,6 +60,9 @@ pub enum CallerError {
          agent"
     )]
     Absent(PresenceError),
+    /// It belongs to a run, and gets nothing by it.
+    #[error("no identity issued: {0}")]
+    NotServed(#[from] NotServed),
     /// Its user has as many calls open as one may have.
     #[error(
         "this user has reached the limit of {max} open calls (`limits.max_streams_per_uid` of the agent): end some first"
@@ -93,6 +98,7 @@ impl From<CallerError> for Status {
     fn from(error: CallerError) -> Self {
         let code = match error {
             CallerError::Changed => Code::Aborted,
+            CallerError::NotServed(_) => Code::PermissionDenied,
             CallerError::Absent(PresenceError::NoAnswer { .. }) => Code::FailedPrecondition,
             CallerError::TooManyCalls { .. } => Code::ResourceExhausted,
             _ => Code::Unavailable,
@@ -113,6 +119,8 @@ pub struct Caller {
     pub selectors: SelectorSet,
     /// What must not change until it is answered.
     pub fingerprint: Fingerprint,
+    /// What it is to the runs of this node.
+    pub standing: Standing,
     /// When that was seen last.
     seen: Instant,
     /// Among the open calls of its user.
@@ -148,6 +156,7 @@ pub struct Gate {
     namespaces: AgentNamespaces,
     presence: PresenceRule,
     places: Arc<CallPlaces>,
+    runs: Runs,
     /// Any user of the host can have itself refused as often as it likes.
     refusals: Throttle,
 }
@@ -159,12 +168,14 @@ impl Gate {
         namespaces: AgentNamespaces,
         presence: PresenceRule,
         places: Arc<CallPlaces>,
+        runs: Runs,
     ) -> Self {
         Self {
             measurer,
             namespaces,
             presence,
             places,
+            runs,
             refusals: Throttle::new(),
         }
     }
@@ -229,12 +240,14 @@ impl Gate {
         }
         let measured = self.measurer.measure_since(process, at_first).await;
         let measured = connection.unless_changed(measured.map_err(CallerError::from))?;
+        let standing = self.standing(process).await?;
         connection.check_told()?;
         Ok(Caller {
             connection: Arc::clone(connection),
             selectors: measured.evidence.selectors(),
             evidence: measured.evidence,
             fingerprint: measured.fingerprint,
+            standing,
             seen: measured.seen,
             place,
         })
@@ -248,7 +261,28 @@ impl Gate {
         if caller.seen.elapsed() < THIS_MOMENT {
             return caller.connection.check_told();
         }
-        self.check_now(&caller.connection).await
+        self.check_now(&caller.connection).await?;
+        if let Standing::Of(_) = caller.standing {
+            let (process, _) = caller.connection.first()?;
+            let (subject, standing) = (process.clone(), caller.standing.clone());
+            let look = move || Ok(standing.holds(&subject));
+            self.measurer.look(process, "the run", look).await??;
+        }
+        Ok(())
+    }
+
+    /// What a process is to the runs of this node.
+    ///
+    /// # Errors
+    /// [`CallerError::NotServed`], and those of looking.
+    pub async fn standing(&self, process: &Process) -> Result<Standing, CallerError> {
+        // Whose it is not is told without a change of threads.
+        if self.runs.run_of(process)?.is_none() {
+            return Ok(Standing::Outside);
+        }
+        let (runs, subject) = (self.runs.clone(), process.clone());
+        let look = move || Ok(runs.standing(&subject));
+        Ok(self.measurer.look(process, "the run", look).await??)
     }
 
     /// Whether the connection still belongs to the program that made it.

@@ -73,6 +73,9 @@ pub struct Config {
     /// What is measured and demanded of processes.
     #[serde(default)]
     pub attest: AttestConfig,
+    /// How runs are launched.
+    #[serde(default)]
+    pub launch: LaunchConfig,
     /// How much callers may ask for.
     #[serde(default)]
     pub limits: Limits,
@@ -147,6 +150,32 @@ impl Default for AttestConfig {
             hash_limit: ByteSize::bytes(vouchsafe_workload_attestors::DEFAULT_HASH_LIMIT_BYTES),
             presence_timeout: Span::new(Duration::from_secs(2)),
             presence_exempt_uids: BTreeSet::new(),
+        }
+    }
+}
+
+/// How runs are launched.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LaunchConfig {
+    /// Path of the launch socket, which every user of the host may open; without it nothing is launched here.
+    pub socket: Option<PathBuf>,
+    /// Folder of the execute-only copies of programs. Everybody must be able to pass through it and its parents, and root
+    /// alone to write there; made with mode 0711 if it is not there.
+    pub programs_dir: PathBuf,
+    /// The program `vouchsafe-supervisor`; beside the agent's own if it is not given.
+    pub supervisor: Option<PathBuf>,
+    /// Folder of control groups (cgroup v2) in which each run gets one; beneath the agent's own group if it is not given.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Default for LaunchConfig {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            programs_dir: PathBuf::from("/var/lib/vouchsafe-programs"),
+            supervisor: None,
+            cgroup: None,
         }
     }
 }
@@ -253,10 +282,8 @@ pub enum BadConfig {
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     /// Two sockets at the same path.
-    #[error(
-        "`workload_socket` and `admin_socket` are both `{0}`: the admin socket must not be open to everyone"
-    )]
-    SameSocket(String),
+    #[error("`{0}` and `{1}` are both `{2}`: give each socket a path of its own")]
+    SameSocket(&'static str, &'static str, String),
 }
 
 impl Config {
@@ -325,8 +352,16 @@ impl Config {
         self.log.check()?;
         self.metrics.check()?;
         self.traces.check()?;
-        if self.admin_socket() == self.workload_socket {
-            return Err(BadConfig::SameSocket(self.workload_socket.display().to_string()));
+        let (workload, admin) = (Some(self.workload_socket.clone()), Some(self.admin_socket()));
+        let launch = self.launch.socket.clone();
+        for ((one, path), (other, other_path)) in [
+            (("workload_socket", &workload), ("admin_socket", &admin)),
+            (("workload_socket", &workload), ("launch.socket", &launch)),
+            (("admin_socket", &admin), ("launch.socket", &launch)),
+        ] {
+            if let (Some(path), true) = (path, path == other_path) {
+                return Err(BadConfig::SameSocket(one, other, path.display().to_string()));
+            }
         }
         Ok(())
     }

@@ -1,14 +1,17 @@
-//! What the agent knows from the server: entries and bundles, as one snapshot that readers take without a lock.
+//! What the agent knows from the server: entries, bundles, classes and runs, as one snapshot that readers take without a lock.
 //!
 //! Each state remembers the last few steps to it, so that who has seen a state of late need only look at what changed.
 
 mod recent;
+mod runs;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use vouchsafe_identity::{Bundle, SelectorSet, TrustDomain};
+use vouchsafe_identity::{Bundle, ClassName, RunId, SelectorSet, TrustDomain};
+use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 use vouchsafe_runtime::set_digest::SetDigest;
 
 use crate::cache::EntryIndex;
@@ -25,11 +28,17 @@ pub struct Knowledge {
     pub entries: Arc<EntryIndex>,
     /// Bundles of the own trust domain and of those that entries federate with.
     pub bundles: BTreeMap<TrustDomain, Arc<Bundle>>,
+    /// The classes that may run on this node, disabled ones too.
+    pub classes: Arc<BTreeMap<ClassName, Arc<Class>>>,
+    /// The runs that live on this node, as the server knows them.
+    pub runs: Arc<BTreeMap<RunId, Arc<LiveRun>>>,
+    /// How runs ended that lived on this node: the last few of which the server told it, by people's words.
+    pub ended_runs: Arc<BTreeMap<RunId, Arc<str>>>,
     /// Whether the server has been heard since the start.
     pub complete: bool,
     /// Up to where the server's changes were followed, if it pushes them. It moves on without waking anybody.
     pub resume: Option<Resume>,
-    /// Which state of what is known this is; grows with each.
+    /// Which state of entries and bundles this is; grows with each.
     pub version: u64,
     recent: Recent,
 }
@@ -63,8 +72,21 @@ pub struct Whole {
     pub entries: Vec<Arc<Entry>>,
     /// All bundles that there are.
     pub bundles: Vec<Bundle>,
+    /// All classes that may run on this node.
+    pub classes: BTreeMap<ClassName, Arc<Class>>,
+    /// All runs that live on this node.
+    pub runs: BTreeMap<RunId, Arc<LiveRun>>,
     /// Where in the server's log of changes this is.
     pub resume: Option<Resume>,
+}
+
+/// What became of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RunNews {
+    /// It lives.
+    Lives(Arc<LiveRun>),
+    /// It has ended; how, for people.
+    Ended(Arc<str>),
 }
 
 /// Some changes.
@@ -78,6 +100,10 @@ pub struct Changes {
     pub bundles: Vec<Bundle>,
     /// Trust domains whose bundles are no longer needed.
     pub bundles_gone: Vec<TrustDomain>,
+    /// Classes that are new, or differ, or are gone.
+    pub classes: BTreeMap<ClassName, Option<Arc<Class>>>,
+    /// Runs that were admitted, or have ended.
+    pub runs: BTreeMap<RunId, RunNews>,
     /// Where in the server's log of changes this leads.
     pub resume: Option<Resume>,
 }
@@ -156,6 +182,7 @@ impl Knowledge {
                 step.bundles = true;
             }
         }
+        let runs = next.take_in_runs(changes.classes, changes.runs);
         let differs = !self.complete || step.bundles || !step.entries.is_empty();
         if differs {
             next.version = step.version;
@@ -164,7 +191,7 @@ impl Knowledge {
                 false => next.recent.forget(step.version),
             }
         }
-        (next, differs)
+        (next, differs || runs)
     }
 
     /// What of the whole set differs from this state.
@@ -180,6 +207,8 @@ impl Knowledge {
             gone,
             bundles: whole.bundles,
             bundles_gone,
+            classes: runs::changes(&self.classes, whole.classes),
+            runs: self.runs_to(whole.runs),
             resume: whole.resume,
         }
     }
@@ -200,6 +229,9 @@ impl KnowledgeBase {
             trust_domain,
             entries: Arc::default(),
             bundles,
+            classes: Arc::default(),
+            runs: Arc::default(),
+            ended_runs: Arc::default(),
             complete: false,
             resume: None,
             version: 0,

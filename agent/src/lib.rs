@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod node;
 pub mod random;
 pub mod render;
+pub mod runs;
 pub mod sealed;
 pub mod status;
 pub mod sync;

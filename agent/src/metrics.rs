@@ -25,8 +25,8 @@ use crate::workload::Parts;
 const PREFIX: &str = "vouchsafe_agent";
 /// How a method is named that is none of the Workload API's.
 const UNKNOWN: &str = "unknown";
-/// What is served on the workload socket.
-const METHODS: [&str; 10] = [
+/// What is served on the workload socket and on the launch socket.
+const METHODS: [&str; 14] = [
     "/SpiffeWorkloadAPI/FetchX509SVID",
     "/SpiffeWorkloadAPI/FetchX509Bundles",
     "/SpiffeWorkloadAPI/FetchJWTSVID",
@@ -35,6 +35,10 @@ const METHODS: [&str; 10] = [
     "/SpiffeWorkloadAPI/FetchWITSVID",
     "/SpiffeWorkloadAPI/FetchWITBundles",
     "/vouchsafe.workload.v1.WorkloadInfo/WhoAmI",
+    "/vouchsafe.launch.v1.Launch/Launch",
+    "/vouchsafe.launch.v1.Launch/Follow",
+    "/vouchsafe.launch.v1.Launch/Signal",
+    "/vouchsafe.launch.v1.Launch/ReadOutput",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
@@ -97,7 +101,10 @@ fn read(scrape: &mut Scrape<'_, '_>, parts: &Parts, pulse: &Pulse) -> fmt::Resul
         "Registration entries that this agent serves",
         count(known.entries.len()),
     )?;
-    let held = [("x509", parts.x509.held()), ("jwt", parts.jwt.len())];
+    let held = [
+        ("x509", parts.svids.x509.held() + parts.runs.shelf().x509.held()),
+        ("jwt", parts.svids.jwt.len() + parts.runs.shelf().jwt.len()),
+    ];
     scrape.gauges(
         "cached_svids",
         "SVIDs that are held, by kind",
@@ -110,7 +117,11 @@ fn read(scrape: &mut Scrape<'_, '_>, parts: &Parts, pulse: &Pulse) -> fmt::Resul
         (
             "earliest_svid_expiry_timestamp_seconds",
             "When the first of the X.509-SVIDs that are served expires, in seconds since 1970",
-            parts.x509.ends(parts.clock.now()).map(|(earliest, _)| earliest),
+            parts
+                .svids
+                .x509
+                .ends(parts.clock.now())
+                .map(|(earliest, _)| earliest),
         ),
         (
             "own_svid_expiry_timestamp_seconds",
@@ -174,6 +185,7 @@ impl Attestations {
             Err(CallerError::Changed) => "changed",
             Err(CallerError::Absent(_)) => "absent",
             Err(CallerError::TooManyCalls { .. }) => "too_many",
+            Err(CallerError::NotServed(_)) => "not_served",
             Err(_) => "failed",
         };
         self.durations

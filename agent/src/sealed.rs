@@ -11,11 +11,14 @@ pub mod log;
 pub mod record;
 mod snapshot;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
-use vouchsafe_identity::{Bundle, TrustDomain};
+use vouchsafe_identity::{Bundle, ClassName, RunId, TrustDomain};
+use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 
 use crate::cache::slots::X509Svid;
 use crate::entry::{Entry, EntryId};
@@ -43,6 +46,10 @@ pub struct Restored {
     pub heard_at: Option<OffsetDateTime>,
     /// Up to where its changes were followed.
     pub resume: Option<Resume>,
+    /// The classes that may run on this node.
+    pub classes: BTreeMap<ClassName, Arc<Class>>,
+    /// The runs that lived on it, as the server knew them.
+    pub runs: BTreeMap<RunId, Arc<LiveRun>>,
 }
 
 /// Seals and opens the state in one data_dir. Cheap to clone.
@@ -195,6 +202,8 @@ fn usable(loaded: disk::Loaded, now: OffsetDateTime) -> Restored {
         svids,
         heard_at: contents.heard_at,
         resume: contents.resume,
+        classes: contents.classes,
+        runs: contents.runs,
     }
 }
 

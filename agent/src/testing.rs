@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use time::OffsetDateTime;
 use vouchsafe_attestors::WorkloadAttestor;
 use vouchsafe_identity::secret::Secret;
@@ -19,10 +20,13 @@ use vouchsafe_workload_attestors::{AgentNamespaces, Measurer, Reads, UnixAttesto
 
 use crate::cache::rotation::Lifetime;
 use crate::cache::slots::X509Svid;
+use crate::cache::{JwtCache, Shelf, X509Cache};
 use crate::caller::{CallPlaces, Gate, PresenceRule};
-use crate::entry::{Entry, EntryVersion};
+use crate::entry::{Entry, EntryId, EntryVersion};
 use crate::node::OwnSvid;
 use crate::node::state::StoredSvid;
+use crate::runs::Runs;
+use crate::upstream::{Authority, IssuedJwt, UpstreamError, X509Request};
 
 /// So many seconds after a fixed moment.
 pub(crate) fn at(seconds: i64) -> OffsetDateTime {
@@ -151,6 +155,31 @@ impl TestAuthority {
     }
 }
 
+/// Runs that nobody signs for.
+pub(crate) fn runs() -> Runs {
+    struct Nobody;
+
+    #[async_trait]
+    impl Authority for Nobody {
+        async fn issue_x509(
+            &self,
+            _requests: &[X509Request],
+        ) -> Result<Vec<Result<Vec<Vec<u8>>, String>>, UpstreamError> {
+            Err(UpstreamError::Unavailable("nobody signs".to_owned()))
+        }
+
+        async fn issue_jwt(&self, _: &EntryId, _: &[String]) -> Result<IssuedJwt, UpstreamError> {
+            Err(UpstreamError::Unavailable("nobody signs".to_owned()))
+        }
+    }
+
+    Runs::new(Shelf {
+        x509: X509Cache::new(8),
+        jwt: Arc::new(JwtCache::new(8)),
+        authority: Arc::new(Nobody),
+    })
+}
+
 /// Measures processes; this user's need not prove their presence.
 pub(crate) fn gate() -> Gate {
     let reads = Arc::new(Reads::default());
@@ -162,6 +191,7 @@ pub(crate) fn gate() -> Gate {
         AgentNamespaces::of_self().unwrap(),
         PresenceRule::new(Duration::from_secs(10), BTreeSet::from([this_user])),
         CallPlaces::new(8),
+        runs(),
     )
 }
 

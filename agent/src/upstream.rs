@@ -5,6 +5,7 @@ pub mod convert;
 pub mod refusal;
 
 use async_trait::async_trait;
+use vouchsafe_identity::SpiffeId;
 use vouchsafe_identity::secret::Secret;
 
 use crate::cache::rotation::Lifetime;
@@ -28,6 +29,8 @@ pub struct X509Request {
 pub struct IssuedJwt {
     /// The token in compact form.
     pub token: Secret<String>,
+    /// Its `sub`, where that need not be the id that was asked for.
+    pub spiffe_id: Option<SpiffeId>,
     /// From when to when it is valid.
     pub lifetime: Lifetime,
 }

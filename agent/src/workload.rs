@@ -15,16 +15,16 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
-use vouchsafe_identity::{SelectorSet, SpiffeId};
+use vouchsafe_identity::SpiffeId;
 use vouchsafe_runtime::Clock;
 
-use crate::cache::{JwtCache, X509Cache};
-use crate::caller::{Caller, Connection, Gate};
+use crate::cache::Shelf;
+use crate::caller::{Caller, CallerError, Connection, Gate};
 use crate::entry::Entry;
 use crate::explain;
 use crate::knowledge::{Knowledge, KnowledgeBase};
 use crate::metrics::Attestations;
-use crate::upstream::Authority;
+use crate::runs::{Runs, Standing};
 use hold::Holding;
 
 /// How long a call waits for the server to be heard, or for an SVID to be issued, before it is answered with an error.
@@ -39,12 +39,10 @@ pub struct Parts {
     pub attestations: Attestations,
     /// Entries and bundles.
     pub knowledge: KnowledgeBase,
-    /// X.509-SVIDs.
-    pub x509: X509Cache,
-    /// JWT-SVIDs.
-    pub jwt: Arc<JwtCache>,
-    /// Signs JWT-SVIDs.
-    pub authority: Arc<dyn Authority>,
+    /// The SVIDs of entries.
+    pub svids: Shelf,
+    /// The runs of this node.
+    pub runs: Runs,
     /// Calls that match nothing yet.
     pub holding: Holding,
     /// How well the server is heard.
@@ -87,7 +85,18 @@ impl Parts {
     /// The status for the caller.
     pub async fn may_answer(&self, caller: &Caller) -> Result<(), Status> {
         self.gate.check(caller).await?;
+        if let Standing::Of(member) = &caller.standing {
+            member.run.called(self.clock.now());
+        }
         self.goes_on()
+    }
+
+    /// The SVIDs of which the caller gets its own.
+    pub fn shelf(&self, caller: &Caller) -> &Shelf {
+        match caller.standing {
+            Standing::Outside => &self.svids,
+            Standing::Of(_) => self.runs.shelf(),
+        }
     }
 
     /// Nothing more is served by an agent that stops: the server may have refused it.
@@ -122,7 +131,7 @@ impl Parts {
         let mut changes = self.knowledge.changes();
         loop {
             let known = Arc::clone(&changes.borrow_and_update());
-            match wanted_of(&known, &caller.selectors, wanted) {
+            match wanted_of(&known, caller, wanted) {
                 Ok(entries) if !hold.release() => return Ok(Matched { known, entries }),
                 Ok(_) => {
                     *caller = self.gate.measure_again(caller).await?;
@@ -163,10 +172,10 @@ pub struct Matched {
 /// The entries whose SVIDs a process gets, or the one of them that it wants.
 fn wanted_of(
     known: &Knowledge,
-    selectors: &SelectorSet,
+    caller: &Caller,
     wanted: Option<&SpiffeId>,
 ) -> Result<Vec<Arc<Entry>>, Status> {
-    let mut entries = identities(known, selectors)?;
+    let mut entries = identities(known, caller)?;
     if let Some(wanted) = wanted {
         entries.retain(|entry| entry.spiffe_id == *wanted);
         if entries.is_empty() {
@@ -183,14 +192,18 @@ pub(crate) fn unheard() -> Status {
     Status::unavailable("the agent has not heard from its server yet: try again, and see `vouchsafe health`")
 }
 
-/// The entries whose SVIDs a process gets.
+/// What the SVIDs rest on that a process gets: its run, if it belongs to one, else the entries that it matches.
 ///
 /// # Errors
 /// `PermissionDenied` with the reason when there is none. Client libraries look for `no identity issued` in the text.
-pub(crate) fn identities(known: &Knowledge, selectors: &SelectorSet) -> Result<Vec<Arc<Entry>>, Status> {
-    let entries = known.entries.identities(selectors);
+pub(crate) fn identities(known: &Knowledge, caller: &Caller) -> Result<Vec<Arc<Entry>>, Status> {
+    if let Standing::Of(member) = &caller.standing {
+        member.run.alive().map_err(CallerError::from)?;
+        return Ok(vec![Arc::clone(&member.entry)]);
+    }
+    let entries = known.entries.identities(&caller.selectors);
     if entries.is_empty() {
-        let reason = explain::reason(known.entries.len(), selectors.len());
+        let reason = explain::reason(known.entries.len(), caller.selectors.len());
         return Err(Status::permission_denied(format!("no identity issued: {reason}")));
     }
     Ok(entries)

@@ -21,6 +21,7 @@ use vouchsafe_agent::sealed::record::{Batch, Change};
 use vouchsafe_identity::{Bundle, TrustDomain, X509Authority};
 use vouchsafe_proto::spire::api::server::entry::v1::{EntryRevision, SyncAuthorizedEntriesResponse};
 use vouchsafe_proto::spire::api::types;
+use vouchsafe_proto::vouchsafe::run::v1::Class;
 use vouchsafe_proto::vouchsafe::sync::v1 as sync;
 use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message as Response;
@@ -107,8 +108,39 @@ fn any_kind() -> impl Strategy<Value = Option<Kind>> {
         2 => (domains(), 0..4_u64).prop_map(|(name, sequence)| Some(Kind::BundlePut(bundle(name, sequence)))),
         1 => domains().prop_map(|name| Some(Kind::BundleGone(name.to_owned()))),
         2 => (domains(), 0..9_u64).prop_map(move |(name, sequence)| Some(Kind::AuthorityTaint(taint(name, sequence)))),
+        2 => any_class().prop_map(|class| Some(Kind::ClassPut(Box::new(class)))),
+        1 => any_class().prop_map(|class| Some(Kind::ClassGone(class.name))),
+        2 => any_run().prop_map(|run| Some(Kind::RunPut(run))),
+        1 => any_run().prop_map(|run| Some(Kind::RunGone(sync::RunGone { run_id: run.run_id, reason: String::new() }))),
         1 => Just(None),
     ]
+}
+
+fn any_class() -> impl Strategy<Value = Class> {
+    (
+        prop_oneof![1 => Just("no name"), 9 => Just("one"), 9 => Just("two")],
+        1..3_u64,
+    )
+        .prop_map(|(name, version)| Class {
+            name: name.to_owned(),
+            version,
+            ..Class::default()
+        })
+}
+
+fn any_run() -> impl Strategy<Value = sync::LiveRun> {
+    let ids = [
+        "x",
+        "01K9Z3V7Q8R4S5T6V7W8X9YZAB",
+        "01k9z3v7q8r4s5t6v7w8x9yzab",
+        "01K9Z3V7Q8R4S5T6V7W8X9YZAC",
+    ];
+    let ids = prop_oneof![1 => Just(ids[0]), 9 => Just(ids[1]), 1 => Just(ids[2]), 9 => Just(ids[3])];
+    (ids, 1..3_i64).prop_map(|(run_id, expires_at)| sync::LiveRun {
+        run_id: run_id.to_owned(),
+        expires_at,
+        ..sync::LiveRun::default()
+    })
 }
 
 /// What a server may say after its welcome.
@@ -117,8 +149,10 @@ fn any_message() -> impl Strategy<Value = Option<Response>> {
     let delta = (changes, any_point()).prop_map(|(changes, resume)| sync::Delta { changes, resume });
     let entries = prop::collection::vec((0..4_u8, 0..4_i64, any::<bool>()), 0..4);
     let reason = prop_oneof![3 => Just(0), 1 => 1..9_i32];
-    let page =
-        (entries, any::<bool>(), any_point(), reason).prop_map(|(entries, own, resume, full_reason)| {
+    let classes = prop::collection::vec(any_class(), 0..2);
+    let runs = prop::collection::vec(any_run(), 0..2);
+    let page = (entries, any::<bool>(), any_point(), reason, classes, runs).prop_map(
+        |(entries, own, resume, full_reason, classes, runs)| {
             let entries = entries
                 .into_iter()
                 .map(|(name, revision, usable)| entry(name, revision, usable));
@@ -130,8 +164,11 @@ fn any_message() -> impl Strategy<Value = Option<Response>> {
                     .collect(),
                 resume,
                 full_reason,
+                classes,
+                runs,
             }
-        });
+        },
+    );
     prop_oneof![
         6 => delta.prop_map(|delta| Some(Response::Delta(delta))),
         2 => page.prop_map(|page| Some(Response::Page(page))),
@@ -139,12 +176,12 @@ fn any_message() -> impl Strategy<Value = Option<Response>> {
     ]
 }
 
-fn welcome(full_reason: i32) -> Response {
+fn welcome(full_reason: i32, runs: bool) -> Response {
     Response::Welcome(sync::Welcome {
         version: 1,
         full_reason,
         log_id: "log".to_owned(),
-        ..sync::Welcome::default()
+        features: runs.then(|| "runs".to_owned()).into_iter().collect(),
     })
 }
 
@@ -166,14 +203,15 @@ proptest! {
         first in prop::collection::vec(any_message(), 0..20),
         second in prop::collection::vec(any_message(), 0..20),
         reason in 0..3_i32,
+        runs in any::<[bool; 2]>(),
     ) {
         let whole = sync::Page {
             bundles: vec![bundle(followed::TRUST_DOMAIN, 1)],
             resume: Some(sync::ResumePoint { log_id: "log".to_owned(), revision: 1, digest: Vec::new() }),
             ..sync::Page::default()
         };
-        let opening = [Some(welcome(1)), Some(Response::Page(whole))];
-        let messages = opening.into_iter().chain(first).chain([None, Some(welcome(reason))]).chain(second);
+        let opening = [Some(welcome(1, runs[0])), Some(Response::Page(whole))];
+        let messages = opening.into_iter().chain(first).chain([None, Some(welcome(reason, runs[1]))]).chain(second);
         followed::check(&delimited(messages.map(|message| sync::FollowResponse { message })));
     }
 

@@ -6,6 +6,7 @@ mod memory;
 mod push;
 mod registry;
 mod restart;
+mod runs;
 mod tokens;
 mod workload_api;
 
@@ -13,7 +14,7 @@ use crate::plan::Plan;
 use crate::report::Report;
 
 /// Number of the last figure; the first is 1.
-pub const LAST: u8 = 8;
+pub const LAST: u8 = 9;
 
 /// Measures one figure.
 ///
@@ -29,6 +30,7 @@ pub async fn measure(figure: u8, plan: &Plan, report: &mut Report) -> anyhow::Re
         6 => registry::measure(plan, report).await,
         7 => memory::measure(plan, report).await,
         8 => restart::measure(plan, report).await,
+        9 => runs::measure(plan, report).await,
         other => anyhow::bail!("there is no figure {other}: there are 1 to {LAST}"),
     }
 }

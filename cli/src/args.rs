@@ -20,7 +20,10 @@ Exit codes:
   65  not found, or the input is not valid
   69  a socket is not there or nobody listens on it
   75  try again: the other side is not ready
-  77  permission denied, `no identity issued` included";
+  77  permission denied, `no identity issued` included
+`run --class` ends as its program does, and with
+ 126  where the command cannot be executed
+ 127  where the command is not there";
 
 /// Manages a Vouchsafe server and looks at a node agent.
 #[derive(Debug, Parser)]
@@ -60,6 +63,14 @@ pub(crate) struct Global {
         help_heading = "Connection"
     )]
     pub(crate) workload_socket: PathBuf,
+    /// The agent's launch socket
+    #[arg(long, global = true, env = "VOUCHSAFE_LAUNCH_SOCKET")]
+    #[arg(
+        default_value = "/run/vouchsafe-agent/launch.sock",
+        value_name = "PATH",
+        help_heading = "Connection"
+    )]
+    pub(crate) launch_socket: PathBuf,
     /// How long to wait for an answer
     #[arg(long, global = true, default_value = "10s", value_parser = crate::values::duration)]
     #[arg(value_name = "SPAN", help_heading = "Connection")]
@@ -87,9 +98,8 @@ pub(crate) enum Command {
     /// Classes: agent programs that an operator approved
     #[command(subcommand)]
     Class(class::ClassCommand),
-    /// Runs: process trees of a class, each with an identity of its own
-    #[command(subcommand)]
-    Run(run::RunCommand),
+    /// Runs of a class, each with an identity of its own: launch one with --class, look at them, end one
+    Run(run::RunArgs),
     /// Join tokens, with which a node joins once
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -124,6 +134,13 @@ pub(crate) enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+impl Command {
+    /// Whether it launches a run, for which this process's signals are.
+    pub(crate) fn launches(&self) -> bool {
+        matches!(self, Self::Run(args) if args.launches())
+    }
 }
 
 /// How a filter's selectors or trust domains are compared with an entry's.

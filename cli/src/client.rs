@@ -1,4 +1,4 @@
-//! Connections to the three sockets.
+//! Connections to the sockets of server and agent.
 
 use std::future::Future;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
+use vouchsafe_runtime::uds::{Passed, PassingStream};
 
 use crate::args::Global;
 use crate::error::CliError;
@@ -27,7 +28,14 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects to the server's admin socket.
     pub(crate) async fn server(global: &Global) -> Result<Self, CliError> {
-        Self::open("server", &global.server_socket, "--server-socket", global.timeout).await
+        Self::open(
+            "server",
+            &global.server_socket,
+            "--server-socket",
+            global.timeout,
+            None,
+        )
+        .await
     }
 
     /// Connects to the agent's admin socket.
@@ -37,6 +45,7 @@ impl Connection {
             &global.agent_admin_socket,
             "--agent-admin-socket",
             global.timeout,
+            None,
         )
         .await
     }
@@ -48,6 +57,19 @@ impl Connection {
             &global.workload_socket,
             "--workload-socket",
             global.timeout,
+            None,
+        )
+        .await
+    }
+
+    /// Connects to the agent's launch socket; what is passed along is for the first launch.
+    pub(crate) async fn launch(global: &Global, passed: Option<Passed>) -> Result<Self, CliError> {
+        Self::open(
+            "agent",
+            &global.launch_socket,
+            "--launch-socket",
+            global.timeout,
+            passed,
         )
         .await
     }
@@ -57,6 +79,7 @@ impl Connection {
         path: &Path,
         flag: &'static str,
         timeout: Duration,
+        passed: Option<Passed>,
     ) -> Result<Self, CliError> {
         let unreachable = |reason: String| CliError::Unreachable {
             what,
@@ -64,7 +87,7 @@ impl Connection {
             flag,
             reason,
         };
-        let stream = tokio::net::UnixStream::connect(path).await.map_err(|error| {
+        let stream = PassingStream::connect(path, passed).await.map_err(|error| {
             if error.kind() == std::io::ErrorKind::PermissionDenied {
                 let path = path.to_owned();
                 return CliError::Forbidden { what, path, flag };

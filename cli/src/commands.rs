@@ -18,15 +18,22 @@ use clap::CommandFactory;
 
 use crate::args::{Cli, Command};
 use crate::error::CliError;
+use crate::launch::{self, Ending, Signals};
 use crate::output::{self, Output};
 
 /// Runs the command that was given.
-pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
+pub(crate) async fn run(cli: Cli, signals: Option<Signals>, output: &Output) -> Result<Ending, CliError> {
     let global = cli.global;
-    match cli.command {
+    let done = match cli.command {
+        Command::Run(args) => match (args.parted()?, signals) {
+            (run::Asked::Launch(args), Some(signals)) => {
+                return Box::pin(launch::run(args, signals, &global, output)).await;
+            }
+            (run::Asked::Look(command), _) => run::run(command, &global, output).await,
+            (run::Asked::Launch(_), None) => Ok(()),
+        },
         Command::Entry(command) => entry::run(command, &global, output).await,
         Command::Class(command) => class::run(command, &global, output).await,
-        Command::Run(command) => run::run(command, &global, output).await,
         Command::Token(command) => token::run(command, &global, output).await,
         Command::Agent(command) => agent::run(command, &global, output).await,
         Command::Bundle(command) => bundle::run(command, &global, output).await,
@@ -45,5 +52,6 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<(), CliError> {
             output::line(String::from_utf8_lossy(&script).trim_end());
             Ok(())
         }
-    }
+    };
+    done.map(|()| Ending::Done)
 }

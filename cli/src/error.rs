@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use tonic::Code;
 use vouchsafe_runtime::seal::file::SecretFileError;
 
+use crate::launch::NotAdmitted;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -87,9 +89,50 @@ pub(crate) enum CliError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The command line says two things that exclude each other.
+    #[error("{0}")]
+    Usage(String),
+    /// The command of a run is not to be found, or cannot be executed.
+    #[error("{}", no_command(name, *found))]
+    Command {
+        /// As it was given.
+        name: String,
+        /// Whether there is a file of that name.
+        found: bool,
+    },
+    /// The server did not admit a run.
+    #[error(transparent)]
+    NotAdmitted(NotAdmitted),
+    /// The run's end was not heard of.
+    #[error(
+        "how run `{run}` ended is not known: {reason}; `vouchsafe run show {run}` tells an operator what became of it"
+    )]
+    Lost {
+        /// Its id.
+        run: String,
+        /// Why it was not heard of.
+        reason: String,
+    },
+    /// What a run is to be lent cannot be had.
+    #[error("{what} cannot be had")]
+    Stdio {
+        /// What it is.
+        what: &'static str,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// A daemon inside `vouchsafe dev` failed.
     #[error("{0}")]
     Daemon(String),
+}
+
+fn no_command(name: &str, found: bool) -> String {
+    match (found, name.contains('/')) {
+        (true, _) => format!("`{name}` cannot be executed: it is a folder, or nobody may execute it"),
+        (false, true) => format!("there is no `{name}`"),
+        (false, false) => format!("there is no `{name}` in any folder that PATH names"),
+    }
 }
 
 fn next_step(status: &tonic::Status, what: &'static str) -> &'static str {
@@ -118,8 +161,16 @@ impl CliError {
             | Self::Output(_)
             | Self::Partly { .. }
             | Self::Answer { .. }
+            | Self::Stdio { .. }
             | Self::Daemon(_) => 1,
-            Self::Unreachable { .. } | Self::NothingThere(_) => 69,
+            Self::Usage(_) => 64,
+            Self::Command { found, .. } => match found {
+                true => 126,
+                false => 127,
+            },
+            Self::NotAdmitted(refused) if refused.is_temporary() => 75,
+            Self::NotAdmitted(_) => 77,
+            Self::Unreachable { .. } | Self::NothingThere(_) | Self::Lost { .. } => 69,
             Self::Forbidden { .. }
             | Self::SealKey(SecretFileError::Exposed { .. } | SecretFileError::Foreign { .. }) => 77,
             Self::Timeout(_) | Self::Unwell(_) => 75,
@@ -149,6 +200,11 @@ impl CliError {
             Self::Unwell(_) => "unwell",
             Self::File { .. } => "file",
             Self::Answer { .. } => "answer",
+            Self::Usage(_) => "usage",
+            Self::Command { .. } => "command",
+            Self::NotAdmitted(_) => "refused",
+            Self::Lost { .. } => "lost",
+            Self::Stdio { .. } => "stdio",
             Self::Daemon(_) => "daemon",
         }
     }

@@ -5,12 +5,14 @@ mod client;
 mod commands;
 mod dev;
 mod error;
+mod launch;
 mod output;
 mod values;
 
 use clap::Parser;
 
 use crate::args::Cli;
+use crate::launch::{Ending, Signals};
 use crate::output::Output;
 
 /// Whether a command line that is wrong otherwise asks for JSON.
@@ -27,6 +29,11 @@ fn main() -> std::process::ExitCode {
         Err(refused) => return output::usage(&refused, wants_json(std::env::args_os())),
     };
     let output = Output::new(cli.global.output);
+    // Before the runtime has threads, which are to block what is blocked here.
+    let signals = match cli.command.launches().then(Signals::block).transpose() {
+        Ok(signals) => signals,
+        Err(errno) => return output.fail(&error::CliError::Runtime(errno.into())),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(2)
@@ -35,8 +42,10 @@ fn main() -> std::process::ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return output.fail(&error::CliError::Runtime(error)),
     };
-    match runtime.block_on(commands::run(cli, &output)) {
-        Ok(()) => match output::unwritten() {
+    match runtime.block_on(commands::run(cli, signals, &output)) {
+        Ok(Ending::Exited(code)) => std::process::ExitCode::from(code),
+        Ok(Ending::Signalled(signal)) => launch::end_by(signal),
+        Ok(Ending::Done) => match output::unwritten() {
             None => std::process::ExitCode::SUCCESS,
             Some(error) => output.fail(&error::CliError::Output(error)),
         },

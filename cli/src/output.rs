@@ -53,6 +53,13 @@ impl Output {
         }
     }
 
+    /// Prints an event for programs on standard error, where standard output is somebody else's.
+    pub(crate) fn aside<T: Serialize>(&self, value: &T) {
+        if self.is_json() {
+            error_line(&serde_json::to_string(value).unwrap_or_default());
+        }
+    }
+
     /// Prints an error with its causes and gives its exit code.
     pub(crate) fn fail(&self, error: &CliError) -> ExitCode {
         let mut causes = Vec::new();

@@ -68,6 +68,17 @@ pub(crate) fn show_time(seconds: i64) -> String {
         .unwrap_or_else(|| seconds.to_string())
 }
 
+/// How long ago something was, in its two largest units.
+pub(crate) fn show_age(seconds: i64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        ..60 => format!("{}s", seconds.max(0)),
+        60..3600 => format!("{minutes}m {}s", seconds % 60),
+        3600..86_400 => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +118,16 @@ mod tests {
         assert!(moment("tomorrow").is_err());
         assert_eq!(show_time(0), "never");
         assert_eq!(show_time(86400), "1970-01-02T00:00:00Z");
+    }
+
+    #[test]
+    fn ages_have_two_units_and_are_never_negative() {
+        let shown = [-5, 0, 59, 60, 3599, 3600, 86_399, 86_400, 900_000].map(show_age);
+        assert_eq!(
+            shown,
+            [
+                "0s", "0s", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 0h", "10d 10h"
+            ]
+        );
     }
 }

@@ -85,6 +85,13 @@ pub mod vouchsafe {
             tonic::include_proto!("vouchsafe.agent.v1");
         }
     }
+    /// The agent's launch socket.
+    pub mod launch {
+        /// Version 1.
+        pub mod v1 {
+            tonic::include_proto!("vouchsafe.launch.v1");
+        }
+    }
     /// Classes and runs.
     pub mod run {
         /// Version 1.

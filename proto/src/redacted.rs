@@ -8,6 +8,7 @@ use crate::spire::api::server::agent::v1::{
     AttestAgentRequest, CreateJoinTokenRequest, attest_agent_request,
 };
 use crate::spire::api::types::{AttestationData, JoinToken, Jwtsvid, Witsvid};
+use crate::vouchsafe::launch::v1::LaunchRequest;
 use crate::vouchsafe::run::v1::NewRunJwtsvidResponse;
 use crate::vouchsafe::server::v1::BackupRequest;
 use crate::workload;
@@ -21,9 +22,29 @@ impl Hidden {
     }
 }
 
+fn hidden(secrets: &[Vec<u8>]) -> Vec<Hidden> {
+    secrets.iter().map(Hidden::of).collect()
+}
+
 impl Debug for Hidden {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         write!(f, "<{} bytes hidden>", self.0)
+    }
+}
+
+impl Debug for LaunchRequest {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("LaunchRequest")
+            .field("class", &self.class)
+            .field("task", &self.task)
+            .field("labels", &self.labels)
+            // API keys stand in both.
+            .field("arguments", &hidden(&self.arguments))
+            .field("environment", &hidden(&self.environment))
+            .field("working_directory", &self.working_directory)
+            .field("detached", &self.detached)
+            .field("terminal", &self.terminal)
+            .finish()
     }
 }
 
@@ -238,6 +259,11 @@ mod tests {
         });
         assert_hidden(&NewRunJwtsvidResponse {
             token: text(),
+            ..Default::default()
+        });
+        assert_hidden(&LaunchRequest {
+            arguments: vec![bytes()],
+            environment: vec![bytes()],
             ..Default::default()
         });
         assert_hidden(&BackupRequest { seal_secret: bytes() });

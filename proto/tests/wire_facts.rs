@@ -445,6 +445,7 @@ fn every_service_of_the_descriptors_has_generated_code_under_its_name() {
         name::<server::svid::v1::svid_server::SvidServer<()>>(),
         name::<server::trustdomain::v1::trust_domain_server::TrustDomainServer<()>>(),
         name::<vouchsafe::agent::v1::agent_admin_server::AgentAdminServer<()>>(),
+        name::<vouchsafe::launch::v1::launch_server::LaunchServer<()>>(),
         name::<vouchsafe::run::v1::admission_server::AdmissionServer<()>>(),
         name::<vouchsafe::run::v1::classes_server::ClassesServer<()>>(),
         name::<vouchsafe::run::v1::runs_server::RunsServer<()>>(),

@@ -1,4 +1,4 @@
-//! The digest by which agent and server see that they hold the same set of entries and bundles
+//! The digest by which agent and server see that they hold the same set of entries, bundles, classes and runs
 //! (`vouchsafe.sync.v1.ResumePoint`).
 //!
 //! It is the exclusive or of one hash an item, so that a change costs two hashes whatever the size of the set. It
@@ -25,6 +25,34 @@ impl ItemDigest {
         fields.add(id.as_bytes());
         fields.add(&revision_number.to_be_bytes());
         fields.add(&created_at.to_be_bytes());
+        fields.finish()
+    }
+
+    /// A class: what it is called, and which state of it this is (times in Unix seconds).
+    pub fn of_class((name, id): (&str, &str), version: u64, created_at: i64, updated_at: i64) -> Self {
+        let mut fields = Fields::new(b"class");
+        fields.add(name.as_bytes());
+        fields.add(id.as_bytes());
+        fields.add(&version.to_be_bytes());
+        fields.add(&created_at.to_be_bytes());
+        fields.add(&updated_at.to_be_bytes());
+        fields.finish()
+    }
+
+    /// A run of a class, of which the version is given that it was admitted by; times in Unix seconds.
+    pub fn of_run(
+        (run_id, spiffe_id): (&str, &str),
+        (class, version): (&str, u64),
+        admitted_at: i64,
+        expires_at: i64,
+    ) -> Self {
+        let mut fields = Fields::new(b"run");
+        fields.add(run_id.as_bytes());
+        fields.add(spiffe_id.as_bytes());
+        fields.add(class.as_bytes());
+        fields.add(&version.to_be_bytes());
+        fields.add(&admitted_at.to_be_bytes());
+        fields.add(&expires_at.to_be_bytes());
         fields.finish()
     }
 

@@ -22,6 +22,8 @@ pub enum Need {
     Java,
     /// The right to become another user.
     Root,
+    /// Node.js, where every user can reach it.
+    Node,
     /// The right to make hosts of a network, and iproute2 and util-linux to do it.
     Networks,
     /// User, mount and PID namespaces for everybody, and util-linux to make them.
@@ -52,6 +54,12 @@ impl Need {
             Self::Root => (
                 nix::unistd::geteuid().is_root(),
                 "only root can become another user",
+            ),
+            Self::Node => (
+                ["/usr/bin/node", "/usr/local/bin/node", "/usr/bin/nodejs"]
+                    .iter()
+                    .any(|path| Path::new(path).is_file()),
+                "no node that every user can reach: install nodejs",
             ),
             Self::Networks => (
                 nix::unistd::geteuid().is_root()

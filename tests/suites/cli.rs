@@ -460,6 +460,7 @@ async fn classes_live_from_create_to_delete() -> Outcome {
     a_program_of_a_class_is_measured(&at, &file).await?;
 
     ensure!(at.json(&["run", "list", "--state", "all"]).await? == Value::Array(Vec::new()));
+    ensure!(at.json(&["run", "tree"]).await? == Value::Array(Vec::new()));
     let deleted = at.json(&["class", "delete", "researcher"]).await?;
     ensure!(
         deleted.get("deleted") == Some(&Value::from("researcher")),

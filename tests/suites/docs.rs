@@ -73,6 +73,7 @@ fn complaint(words: &[String]) -> Option<String> {
                 "VOUCHSAFE_SERVER_SOCKET",
                 "VOUCHSAFE_AGENT_ADMIN_SOCKET",
                 "SPIFFE_ENDPOINT_SOCKET",
+                "VOUCHSAFE_LAUNCH_SOCKET",
             ]
             .map(|name| (name, NOWHERE)),
         )

@@ -38,7 +38,7 @@ impl Pulse {
     pub fn health(&self, workload: &Parts) -> api::HealthResponse {
         let (known, now) = (workload.knowledge.get(), workload.clock.now());
         let own = self.own.borrow().clone();
-        let ends = workload.x509.ends(now);
+        let ends = workload.svids.x509.ends(now);
         let parts = vec![
             identity(own.as_deref(), ends.map(|(_, latest)| latest), now),
             self.sync(&known),
@@ -63,7 +63,7 @@ impl Pulse {
             svid_expires_at: own.as_ref().map(|own| render::moment(own.lifetime.not_after)),
             last_sync_at: sync.last_heard.map(render::moment),
             entries: count(known.entries.len()),
-            cached_svids: count(workload.x509.held()),
+            cached_svids: count(workload.svids.x509.held()),
             held_calls: count(workload.holding.held()),
             unreachable_since: sync.unreachable_since.map(render::moment),
             earliest_expiry: ends.map(|(earliest, _)| render::moment(earliest)),

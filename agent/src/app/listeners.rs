@@ -14,6 +14,7 @@ use crate::config::Config;
 pub(super) struct Bound {
     pub(super) workload: GuardedListener,
     pub(super) admin: PlainListener,
+    pub(super) launch: Option<GuardedListener>,
     pub(super) exporter: Option<Exporter>,
 }
 
@@ -22,11 +23,17 @@ pub(super) async fn bind(config: &Config, host: &Host) -> Result<Bound, AppError
     let limits = config.limits.connections();
     let workload = socket(config.workload_socket.clone(), WORKLOAD_MODE, &host.handed);
     let workload = GuardedListener::bind(&workload, limits)?;
+    let launch = config.launch.socket.clone().map(|path| {
+        let socket = socket(path, WORKLOAD_MODE, &host.handed);
+        GuardedListener::bind(&socket, limits).map(GuardedListener::keeping_descriptors)
+    });
+    let launch = launch.transpose()?;
     let admin = uds::bind(&socket(config.admin_socket(), ADMIN_MODE, &host.handed))?;
     host.handed.all_taken()?;
     Ok(Bound {
         workload,
         admin: PlainListener::new(admin, limits),
+        launch,
         exporter: Exporter::bind(&config.metrics).await?,
     })
 }
@@ -37,6 +44,7 @@ impl Bound {
         Addresses {
             workload_socket: self.workload.path().to_owned(),
             admin_socket: self.admin.path().to_owned(),
+            launch_socket: self.launch.as_ref().map(|launch| launch.path().to_owned()),
             metrics: self.exporter.as_ref().map(Exporter::address),
         }
     }

@@ -60,6 +60,8 @@ impl Held {
             left_out,
             heard_at,
             resume,
+            classes,
+            runs,
         } = restored;
         tracing::info!(
             entries = entries.len(),
@@ -70,6 +72,8 @@ impl Held {
         self.knowledge.learn(News::Whole(Whole {
             entries,
             bundles,
+            classes,
+            runs,
             resume,
         }));
         let entries = &self.knowledge.get().entries;

@@ -1,12 +1,14 @@
 //! The two sockets: services, limits, reflection.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use tonic::service::{InterceptorLayer, Routes};
 use tonic_reflection::server::Builder as Reflection;
 use tower::ServiceBuilder;
 use vouchsafe_proto::FILE_DESCRIPTOR_SET;
 use vouchsafe_proto::vouchsafe::agent::v1::agent_admin_server::AgentAdminServer;
+use vouchsafe_proto::vouchsafe::launch::v1::launch_server::LaunchServer;
 use vouchsafe_proto::vouchsafe::workload::v1::workload_info_server::WorkloadInfoServer;
 use vouchsafe_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use vouchsafe_runtime::TaskGroup;
@@ -16,14 +18,17 @@ use vouchsafe_runtime::uds::{GuardedListener, PlainListener};
 
 use super::AppError;
 use crate::admin::Admin;
-use crate::caller::{ExecWatch, connection};
+use crate::caller::{ExecWatch, Gate, connection};
 use crate::config::Limits;
+use crate::runs;
 use crate::workload::info::Info;
 use crate::workload::service::Service;
 use crate::workload::{Parts, header};
 
 /// Answers of reflection and of JWT bundles can be larger than requests.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// Arguments and environment of a program, as the kernel takes them (ARG_MAX), in bytes.
+const MAX_LAUNCH_BYTES: usize = 2 * 1024 * 1024;
 /// Largest headers of a call, in bytes.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
@@ -39,29 +44,67 @@ pub(super) fn workload(
     let workload = SpiffeWorkloadApiServer::new(Service(parts.clone()))
         .max_decoding_message_size(largest)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
-    let gate = std::sync::Arc::clone(&parts.gate);
+    let gate = Arc::clone(&parts.gate);
     let info = WorkloadInfoServer::new(Info(parts)).max_decoding_message_size(largest);
+    let routes = Routes::new(workload).add_service(info);
     let names = ["SpiffeWorkloadAPI", "vouchsafe.workload.v1.WorkloadInfo"];
+    guarded(
+        "workload api",
+        listener,
+        (routes, &names),
+        (gate, meter, execs),
+        limits,
+        group,
+    )
+}
+
+/// Serves the launch socket.
+pub(super) fn launch(
+    listener: GuardedListener,
+    (service, meter): (runs::service::Service, CallMeter),
+    execs: ExecWatch,
+    limits: &Limits,
+    group: &TaskGroup,
+) -> Result<(), AppError> {
+    let gate = Arc::clone(&service.parts.gate);
+    let routes = Routes::new(LaunchServer::new(service).max_decoding_message_size(MAX_LAUNCH_BYTES));
+    let names = ["vouchsafe.launch.v1.Launch"];
+    guarded(
+        "launch api",
+        listener,
+        (routes, &names),
+        (gate, meter, execs),
+        limits,
+        group,
+    )
+}
+
+/// Serves callers whoever they are, each of whom is made out.
+fn guarded(
+    name: &'static str,
+    listener: GuardedListener,
+    (routes, names): (Routes, &[&str]),
+    (gate, meter, execs): (Arc<Gate>, CallMeter, ExecWatch),
+    limits: &Limits,
+    group: &TaskGroup,
+) -> Result<(), AppError> {
     let (v1, v1alpha) = (
-        reflection(&names)
+        reflection(names)
             .build_v1()
             .map_err(|e| AppError::Api(e.to_string()))?,
-        reflection(&names)
+        reflection(names)
             .build_v1alpha()
             .map_err(|e| AppError::Api(e.to_string()))?,
     );
     // The header is demanded of every request on this endpoint, of reflection too.
-    let routes = Routes::new(workload)
-        .add_service(info)
-        .add_service(v1)
-        .add_service(v1alpha);
+    let routes = routes.add_service(v1).add_service(v1alpha);
     let service = ServiceBuilder::new()
         .layer(meter)
         .layer(InterceptorLayer::new(header::demand))
         .service(routes.prepare());
     let connections = connection::incoming(listener, gate, execs, group);
     let (settings, stopping) = (settings(limits), group.stopping());
-    group.essential("workload api", async move {
+    group.essential(name, async move {
         serving::serve(service, connections, settings, stopping).await;
         Ok::<_, Infallible>(())
     });
@@ -112,9 +155,9 @@ pub(super) async fn follow(parts: Parts) {
     let mut changes = parts.knowledge.changes();
     let mut seen = 0;
     loop {
-        let known = std::sync::Arc::clone(&changes.borrow_and_update());
-        parts.x509.follow_since(&known, seen);
-        parts.jwt.follow_since(&known, seen);
+        let known = Arc::clone(&changes.borrow_and_update());
+        parts.svids.x509.follow_since(&known, seen);
+        parts.svids.jwt.follow_since(&known, seen);
         seen = known.version;
         if changes.changed().await.is_err() {
             return;

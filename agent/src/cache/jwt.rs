@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
+use vouchsafe_identity::SpiffeId;
 use vouchsafe_identity::secret::Secret;
 use vouchsafe_sys::ProcessIdentity;
 use vouchsafe_workload_attestors::Fingerprint;
@@ -30,6 +31,8 @@ pub struct JwtKey {
 pub struct JwtSvid {
     /// The token in compact form.
     pub token: Secret<String>,
+    /// Its `sub`: of a run it may be that of the class.
+    pub spiffe_id: SpiffeId,
     /// The authority that it names as its signer.
     pub key_id: Option<String>,
     /// From when to when it is valid.

@@ -46,7 +46,11 @@ fn mistakes_are_named() {
             "join_token = \"a\"\njoin_token_file = \"/x\"\n",
             "remove one of them",
         ),
-        ("admin_socket = \"/run/x/agent.sock\"\n", "must not be open"),
+        ("admin_socket = \"/run/x/agent.sock\"\n", "a path of its own"),
+        (
+            "launch.socket = \"/run/x/agent.sock\"\n",
+            "`launch.socket` are both",
+        ),
         ("cache.x509_svids = 0\n", "`cache.x509_svids` is 0"),
         ("seal_key = \"credential:../x\"\n", "none of `file`"),
         ("limits.max_streams = 1\n", "limits.max_streams"),

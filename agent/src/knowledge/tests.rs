@@ -12,6 +12,7 @@ fn news(ids: &[&str], domains: &[&str]) -> News {
         entries: ids.iter().map(|id| entry(id, &["unix:uid:1"])).collect(),
         bundles: domains.iter().map(|name| Bundle::empty(domain(name))).collect(),
         resume: None,
+        ..Whole::default()
     })
 }
 
@@ -83,6 +84,7 @@ fn equal_changes_wake_nobody_and_yet_move_the_resume_point() {
             bundles: vec![Bundle::empty(domain("example.org"))],
             bundles_gone: vec![domain("never.example")],
             resume: resume(revision),
+            ..Changes::default()
         })
     };
     assert!(!base.learn(same(7)));

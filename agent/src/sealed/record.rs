@@ -1,5 +1,7 @@
-//! What a frame says: changes of entries, bundles and X.509-SVIDs, as protobuf messages of our own. What cannot be
+//! What a frame says: changes of entries, bundles, classes, runs and X.509-SVIDs, as protobuf messages of our own. What cannot be
 //! turned into our types condemns the whole: it was sealed by us, so it is damage of another kind.
+
+mod reader;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +11,8 @@ use prost::{Message, Oneof};
 use time::OffsetDateTime;
 use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::{Bundle, JwtAuthority, SelectorSet, TrustDomain, X509Authority};
+use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 use vouchsafe_runtime::set_digest::ItemDigest;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -17,6 +21,7 @@ use crate::cache::rotation::Lifetime;
 use crate::cache::slots::X509Svid;
 use crate::entry::{Entry, EntryId, EntryVersion};
 use crate::knowledge::Resume;
+pub use reader::{Contents, Reader};
 
 /// Changes that belong together.
 #[derive(Clone, PartialEq, Message)]
@@ -33,7 +38,7 @@ pub struct Batch {
 #[derive(Clone, PartialEq, Message)]
 pub struct Change {
     /// Which.
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub kind: Option<Kind>,
 }
 
@@ -64,6 +69,18 @@ pub enum Kind {
     /// Up to where the server's changes were followed.
     #[prost(message, tag = "8")]
     Resume(ResumeRecord),
+    /// A class is new, or differs; as the server told it.
+    #[prost(message, boxed, tag = "9")]
+    Class(Box<Class>),
+    /// The class of this name is gone.
+    #[prost(string, tag = "10")]
+    ClassGone(String),
+    /// A run lives; as the server told it.
+    #[prost(message, tag = "11")]
+    Run(LiveRun),
+    /// The run of this id has ended.
+    #[prost(string, tag = "12")]
+    RunGone(String),
 }
 
 /// A place in the server's log of changes. The digest of the set is reckoned again from what is sealed.
@@ -331,8 +348,13 @@ impl SvidRecord {
 }
 
 impl ResumeRecord {
-    /// The place, for these entries and bundles.
-    fn read(self, entries: &[Arc<Entry>], bundles: &[Bundle]) -> Option<Resume> {
+    /// The place, for these entries and bundles, and what else was told.
+    fn read(
+        self,
+        entries: &[Arc<Entry>],
+        bundles: &[Bundle],
+        others: impl Iterator<Item = ItemDigest>,
+    ) -> Option<Resume> {
         if self.log_id.is_empty() {
             return None;
         }
@@ -356,7 +378,7 @@ impl ResumeRecord {
         Some(Resume {
             log_id: self.log_id.into(),
             revision: self.revision,
-            digest: told.chain(entries).chain(bundles).collect(),
+            digest: told.chain(entries).chain(bundles).chain(others).collect(),
             unusable: Arc::new(unusable),
         })
     }
@@ -410,87 +432,6 @@ impl Batch {
         let mut bytes = Zeroizing::new(Vec::with_capacity(self.encoded_len()));
         let _never_full = self.encode(&mut *bytes);
         bytes
-    }
-}
-
-/// What all frames of a log say together.
-#[derive(Debug, Default)]
-pub struct Contents {
-    /// The entries.
-    pub entries: Vec<Arc<Entry>>,
-    /// The bundles.
-    pub bundles: Vec<Bundle>,
-    /// X.509-SVIDs with their keys, by entry; valid ones and others.
-    pub svids: Vec<(EntryId, X509Svid)>,
-    /// When the server was last heard.
-    pub heard_at: Option<OffsetDateTime>,
-    /// Up to where its changes were followed.
-    pub resume: Option<Resume>,
-}
-
-/// Takes in frames, and gives what they say together.
-#[derive(Debug, Default)]
-pub struct Reader {
-    waiting: Vec<Change>,
-    entries: BTreeMap<String, EntryRecord>,
-    bundles: BTreeMap<String, BundleRecord>,
-    svids: BTreeMap<String, SvidRecord>,
-    heard_at: Option<i64>,
-    resume: ResumeRecord,
-}
-
-impl Reader {
-    /// Takes in the text of one frame.
-    ///
-    /// # Errors
-    /// [`BadSeal::Nonsense`] when it is not a batch of changes.
-    pub fn take(&mut self, text: &[u8]) -> Result<(), BadSeal> {
-        let batch = Batch::decode(text).map_err(nonsense)?;
-        self.waiting.extend(batch.changes);
-        if batch.last {
-            for change in std::mem::take(&mut self.waiting) {
-                self.apply(change.kind.ok_or_else(|| nonsense("a change of no kind"))?);
-            }
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, kind: Kind) {
-        match kind {
-            Kind::Entry(entry) => drop(self.entries.insert(entry.id.clone(), entry)),
-            Kind::EntryGone(id) => drop(self.entries.remove(&id)),
-            Kind::Bundle(bundle) => drop(self.bundles.insert(bundle.trust_domain.clone(), bundle)),
-            Kind::BundleGone(name) => drop(self.bundles.remove(&name)),
-            Kind::Svid(svid) => drop(self.svids.insert(svid.entry_id.clone(), svid)),
-            Kind::SvidGone(id) => drop(self.svids.remove(&id)),
-            Kind::Heard(at) => self.heard_at = Some(at),
-            Kind::Resume(resume) => self.resume = resume,
-        }
-    }
-
-    /// Everything up to the last frame that said that it was all.
-    ///
-    /// # Errors
-    /// [`BadSeal::Nonsense`] when something in it cannot be.
-    pub fn finish(self) -> Result<Contents, BadSeal> {
-        let entries = self
-            .entries
-            .into_values()
-            .map(|entry| Entry::try_from(entry).map(Arc::new));
-        let bundles = self.bundles.into_values().map(Bundle::try_from);
-        let svids = self
-            .svids
-            .into_iter()
-            .map(|(id, svid)| Ok((id.as_str().into(), svid.read()?)));
-        let entries: Vec<_> = entries.collect::<Result<_, BadSeal>>()?;
-        let bundles: Vec<_> = bundles.collect::<Result<_, BadSeal>>()?;
-        Ok(Contents {
-            resume: self.resume.read(&entries, &bundles),
-            entries,
-            bundles,
-            svids: svids.collect::<Result<_, BadSeal>>()?,
-            heard_at: self.heard_at.map(moment).transpose()?,
-        })
     }
 }
 

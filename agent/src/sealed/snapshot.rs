@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use time::OffsetDateTime;
+use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 
 use super::record::{Change, Kind};
 use crate::cache::slots::X509Svid;
@@ -13,7 +15,7 @@ use crate::knowledge::Knowledge;
 /// One moment. It shares what it holds with the caches.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshot {
-    /// Entries and bundles.
+    /// Entries, bundles, classes and runs.
     pub(super) known: Arc<Knowledge>,
     /// X.509-SVIDs by entry.
     pub(super) svids: HashMap<EntryId, Arc<X509Svid>>,
@@ -28,7 +30,10 @@ impl Snapshot {
         let bundles = self.known.bundles.values().map(|bundle| Change::bundle(bundle));
         let svids = self.svids.iter().map(|(id, svid)| Change::svid(id, svid));
         let place = [Change::resume(self.known.resume.as_ref())];
-        let all = entries.chain(bundles).chain(svids).chain(place);
+        let classes = self.known.classes.values().map(|class| class_record(class));
+        let runs = self.known.runs.values().map(|run| run_record(run));
+        let all = entries.chain(bundles).chain(svids).chain(classes).chain(runs);
+        let all = all.chain(place);
         all.chain(self.heard()).collect()
     }
 
@@ -56,6 +61,7 @@ impl Snapshot {
                 changes.push(Kind::SvidGone(id.to_string()).into());
             }
         }
+        self.runs_since(before, &mut changes);
         if !changes.is_empty() {
             changes.push(Change::resume(self.known.resume.as_ref()));
             changes.extend(self.heard());
@@ -90,7 +96,32 @@ impl Snapshot {
         gone.for_each(|entry| look(&entry.id));
     }
 
+    fn runs_since(&self, before: &Self, changes: &mut Vec<Change>) {
+        let (old, new) = (&before.known.classes, &self.known.classes);
+        if !Arc::ptr_eq(old, new) {
+            let differ = new.iter().filter(|(name, class)| old.get(*name) != Some(*class));
+            changes.extend(differ.map(|(_, class)| class_record(class)));
+            let gone = old.keys().filter(|name| !new.contains_key(*name));
+            changes.extend(gone.map(|name| Kind::ClassGone(name.to_string()).into()));
+        }
+        let (old, new) = (&before.known.runs, &self.known.runs);
+        if !Arc::ptr_eq(old, new) {
+            let differ = new.iter().filter(|(id, run)| old.get(*id) != Some(*run));
+            changes.extend(differ.map(|(_, run)| run_record(run)));
+            let gone = old.keys().filter(|id| !new.contains_key(*id));
+            changes.extend(gone.map(|id| Kind::RunGone(id.to_string()).into()));
+        }
+    }
+
     fn heard(&self) -> Option<Change> {
         self.heard_at.map(|at| Kind::Heard(at.unix_timestamp()).into())
     }
+}
+
+fn class_record(class: &Class) -> Change {
+    Kind::Class(Box::new(class.clone())).into()
+}
+
+fn run_record(run: &LiveRun) -> Change {
+    Kind::Run(run.clone()).into()
 }

@@ -40,6 +40,7 @@ fn snapshot() -> Snapshot {
         entries: entries.into(),
         bundles: vec![authority().bundle()],
         resume: None,
+        ..Whole::default()
     }));
     Snapshot {
         known: knowledge.get(),
@@ -144,6 +145,7 @@ async fn entries_that_come_and_go_are_sealed_by_what_changed() {
             entries: ids.iter().map(|id| entry(id, &["unix:uid:1"])).collect(),
             bundles: vec![Bundle::clone(before.known.own_bundle().unwrap())],
             resume: None,
+            ..Whole::default()
         })
     };
     knowledge.learn(whole(&["a", "b"]));
@@ -201,6 +203,7 @@ async fn what_comes_while_the_last_write_is_under_way_is_sealed_too() {
             entries: vec![entry("a", &["unix:uid:1"])],
             bundles: vec![ca.bundle()],
             resume: None,
+            ..Whole::default()
         }));
         // The write has its own hold on the seal; what it writes is settled then.
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -146,6 +146,7 @@ impl Polling {
             entries,
             bundles,
             resume: None,
+            ..Whole::default()
         })
     }
 }

@@ -294,6 +294,7 @@ impl Authority for Upstream {
         let not_after = moment(svid.expires_at).ok_or_else(|| nonsense("a JWT-SVID without an end"))?;
         Ok(IssuedJwt {
             token: Secret::new(svid.token),
+            spiffe_id: None,
             lifetime: Lifetime {
                 not_before,
                 not_after,

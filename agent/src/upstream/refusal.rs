@@ -6,9 +6,12 @@ use prost::Message;
 use tonic::{Code, Status};
 use vouchsafe_proto::spire::api::types::PermissionDeniedDetails;
 use vouchsafe_proto::spire::api::types::permission_denied_details::Reason;
+use vouchsafe_proto::vouchsafe::run::v1::{AdmissionRefused, admission_refused};
 
 /// How the type of the details is named in a `google.protobuf.Any`.
 const DETAILS_TYPE: &str = "spire.api.types.PermissionDeniedDetails";
+/// How the reason is named there for which a run is not admitted.
+const ADMISSION_TYPE: &str = "vouchsafe.run.v1.AdmissionRefused";
 /// How the hint when to come again is named there.
 const RETRY_TYPE: &str = "google.rpc.RetryInfo";
 /// A server that says to stay away for longer is not obeyed for longer.
@@ -51,6 +54,14 @@ pub enum UpstreamError {
         code: Code,
         /// The server's text.
         message: String,
+    },
+    /// The server does not admit a run; the status says why, to programs too.
+    #[error("the server does not admit the run: {}", status.message())]
+    NotAdmitted {
+        /// For programs.
+        reason: admission_refused::Reason,
+        /// As the server sent it.
+        status: Box<Status>,
     },
     /// The answer breaks the protocol.
     #[error("the server's answer cannot be used: {0}")]
@@ -97,6 +108,14 @@ impl From<Status> for UpstreamError {
     fn from(status: Status) -> Self {
         if let Some(refusal) = refusal(&status) {
             return Self::Refused(refusal);
+        }
+        if let Some(refused) = detail::<AdmissionRefused>(&status, ADMISSION_TYPE) {
+            let status =
+                Status::with_details(status.code(), status.message(), status.details().to_vec().into());
+            return Self::NotAdmitted {
+                reason: refused.reason(),
+                status: Box::new(status),
+            };
         }
         if let Some(retry_after) = retry_after(&status) {
             return Self::Busy {

@@ -69,7 +69,7 @@ fn frame<M>(
     encode: impl Fn(&Bundle) -> Result<Vec<u8>, Status>,
     message: impl Fn(BTreeMap<String, Vec<u8>>) -> M,
 ) -> Frame<M> {
-    let entries = match identities(known, &caller.selectors) {
+    let entries = match identities(known, caller) {
         Ok(entries) => entries,
         Err(status) => return Frame::Unmatched(status),
     };

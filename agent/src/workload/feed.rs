@@ -12,8 +12,9 @@ use zeroize::Zeroizing;
 use super::hold::Hold;
 use super::{PATIENCE, Parts, stopping, unheard};
 use crate::cache::slots::Watcher;
-use crate::caller::Caller;
+use crate::caller::{Caller, CallerError};
 use crate::knowledge::Knowledge;
+use crate::runs::Standing;
 
 /// What a stream tells its caller.
 pub trait Topic: Send + 'static {
@@ -203,12 +204,21 @@ impl<T: Topic> Feed<T> {
         tokio::select! {
             biased;
             () = self.parts.stopping.cancelled() => return Err(stopping()),
+            over = over(&self.caller.standing) => return Err(over),
             changed = self.known.changed() => return changed.map_err(|_| stopping()),
             () = self.watcher.woken() => {}
             () = late => {}
         }
         self.seen = None;
         Ok(())
+    }
+}
+
+/// Waits until the caller's run has no identity any more.
+async fn over(standing: &Standing) -> Status {
+    match standing {
+        Standing::Of(member) => CallerError::from(member.run.ended().await).into(),
+        Standing::Outside => std::future::pending().await,
     }
 }
 

@@ -1,5 +1,7 @@
 //! `WorkloadInfo.WhoAmI`: what the agent sees of the caller, and what it gets. Nothing of entries and of others.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status};
 use vouchsafe_proto::vouchsafe::workload::v1::workload_info_server::WorkloadInfo;
 use vouchsafe_proto::vouchsafe::workload::v1::{WhoAmIRequest, WhoAmIResponse};
@@ -7,6 +9,7 @@ use vouchsafe_proto::vouchsafe::workload::v1::{WhoAmIRequest, WhoAmIResponse};
 use super::Parts;
 use crate::explain;
 use crate::render;
+use crate::runs::Standing;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -17,10 +20,16 @@ impl WorkloadInfo for Info {
     async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<WhoAmIResponse>, Status> {
         let caller = self.0.caller(&request).await?;
         let known = self.0.known().await?;
-        let entries = known.entries.identities(&caller.selectors);
-        let reason = match entries.is_empty() {
-            true => explain::reason(known.entries.len(), caller.selectors.len()),
-            false => String::new(),
+        let (entries, reason) = match &caller.standing {
+            Standing::Of(member) => (vec![Arc::clone(&member.entry)], String::new()),
+            Standing::Outside => {
+                let entries = known.entries.identities(&caller.selectors);
+                let reason = match entries.is_empty() {
+                    true => explain::reason(known.entries.len(), caller.selectors.len()),
+                    false => String::new(),
+                };
+                (entries, reason)
+            }
         };
         self.0.may_answer(&caller).await?;
         Ok(Response::new(WhoAmIResponse {

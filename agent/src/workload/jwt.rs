@@ -14,6 +14,7 @@ use vouchsafe_proto::workload::{
 };
 
 use super::{Matched, PATIENCE, Parts};
+use crate::cache::Shelf;
 use crate::cache::jwt::{Cached, JwtContext, JwtKey, JwtSvid};
 use crate::caller::Caller;
 use crate::entry::Entry;
@@ -49,7 +50,7 @@ pub async fn fetch(
         .iter()
         .zip(tokens)
         .map(|(entry, svid)| vouchsafe_proto::workload::Jwtsvid {
-            spiffe_id: entry.spiffe_id.to_string(),
+            spiffe_id: svid.spiffe_id.to_string(),
             svid: svid.token.expose().clone(),
             hint: entry.hint.clone(),
         })
@@ -65,6 +66,7 @@ async fn one(
     entry: &Entry,
     audience: &[String],
 ) -> Result<Arc<JwtSvid>, Status> {
+    let shelf = parts.shelf(caller);
     let key = JwtKey {
         process: caller.process(),
         entry: entry.id.clone(),
@@ -76,7 +78,7 @@ async fn one(
     };
     let cached = match entry.single_jwt {
         true => Cached::Missing,
-        false => parts.jwt.look(&key, &context, parts.clock.now()),
+        false => shelf.jwt.look(&key, &context, parts.clock.now()),
     };
     if let Cached::Fresh(svid) = cached {
         return Ok(svid);
@@ -85,13 +87,13 @@ async fn one(
         Cached::Aged(_) => REFRESH_PATIENCE,
         _ => PATIENCE,
     };
-    match issue_within(parts, entry, audience, patience).await {
+    match issue_within(shelf, entry, audience, patience).await {
         Ok(svid) => {
             let svid = Arc::new(svid);
-            tracing::info!(entry_id = %entry.id, spiffe_id = %entry.spiffe_id, expires_at = %svid.lifetime.not_after, "JWT-SVID issued");
+            tracing::info!(entry_id = %entry.id, spiffe_id = %svid.spiffe_id, expires_at = %svid.lifetime.not_after, "JWT-SVID issued");
             if !entry.single_jwt {
                 let now = parts.clock.now();
-                parts
+                shelf
                     .jwt
                     .keep(key, context, Arc::clone(&svid), now, parts.clock.jitter());
             }
@@ -100,7 +102,7 @@ async fn one(
         Err(error) => match cached {
             Cached::Aged(svid) if error.is_temporary() => {
                 tracing::warn!(entry_id = %entry.id, %error, "no new JWT-SVID: the cached one is served");
-                parts.jwt.defer(&key, parts.clock.now() + REFRESH_PAUSE);
+                shelf.jwt.defer(&key, parts.clock.now() + REFRESH_PAUSE);
                 // It may have ended while the server was waited for.
                 match svid.lifetime.is_over(parts.clock.now()) {
                     false => Ok(svid),
@@ -114,12 +116,12 @@ async fn one(
 
 /// A new token, if the server gives one within this time.
 async fn issue_within(
-    parts: &Parts,
+    shelf: &Shelf,
     entry: &Entry,
     audience: &[String],
     patience: Duration,
 ) -> Result<JwtSvid, UpstreamError> {
-    let asked = issue(parts, entry, audience);
+    let asked = issue(shelf, entry, audience);
     match tokio::time::timeout(patience, asked).await {
         Ok(answer) => answer,
         Err(_elapsed) => Err(UpstreamError::Unavailable(format!(
@@ -130,15 +132,16 @@ async fn issue_within(
 }
 
 /// A new token. One whose signer was tainted while it was on its way is asked for once more.
-async fn issue(parts: &Parts, entry: &Entry, audience: &[String]) -> Result<JwtSvid, UpstreamError> {
+async fn issue(shelf: &Shelf, entry: &Entry, audience: &[String]) -> Result<JwtSvid, UpstreamError> {
     let mut again = true;
     loop {
-        let issued = parts.authority.issue_jwt(&entry.id, audience).await?;
+        let issued = shelf.authority.issue_jwt(&entry.id, audience).await?;
         let claims = jwt::peek_unverified(issued.token.expose());
         let key_id = claims.ok().and_then(|claims| claims.key_id);
-        if !(again && parts.jwt.distrusts(key_id.as_deref())) {
+        if !(again && shelf.jwt.distrusts(key_id.as_deref())) {
             return Ok(JwtSvid {
                 token: issued.token,
+                spiffe_id: issued.spiffe_id.unwrap_or_else(|| entry.spiffe_id.clone()),
                 key_id,
                 lifetime: issued.lifetime,
             });

@@ -32,14 +32,15 @@ impl Topic for Svids {
         watcher: &Watcher,
         late: bool,
     ) -> Frame<X509svidResponse> {
-        let entries = match identities(known, &caller.selectors) {
+        let entries = match identities(known, caller) {
             Ok(entries) => entries,
             Err(status) => return Frame::Unmatched(status),
         };
+        let x509 = &parts.shelf(caller).x509;
         if !self.pins.as_ref().is_some_and(|pins| pins.hold(&entries)) {
-            self.pins = Some(parts.x509.pin(&entries, watcher));
+            self.pins = Some(x509.pin(&entries, watcher));
         }
-        let held = parts.x509.look(&entries, parts.clock.now());
+        let held = x509.look(&entries, parts.clock.now());
         // While the server is away, what is there does not wait for what may not come.
         let may_come = parts.status.sync().reachable;
         let awaited = held.iter().any(|held| matches!(held, Held::Awaited));

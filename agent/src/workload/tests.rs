@@ -16,12 +16,13 @@ use super::service::Service;
 use super::*;
 use crate::cache::rotation::Lifetime;
 use crate::cache::slots::Watcher;
+use crate::cache::{JwtCache, X509Cache};
 use crate::caller::{CallerStream, ExecWatch, connection};
 use crate::entry::EntryId;
 use crate::knowledge::{News, Whole};
 use crate::metrics::Metrics;
 use crate::testing::{at, entry, gate, listener};
-use crate::upstream::{IssuedJwt, UpstreamError, X509Request};
+use crate::upstream::{Authority, IssuedJwt, UpstreamError, X509Request};
 
 /// Gives a token, and has the agent stop meanwhile.
 struct StopsMeanwhile(CancellationToken);
@@ -39,6 +40,7 @@ impl Authority for StopsMeanwhile {
         self.0.cancel();
         Ok(IssuedJwt {
             token: Secret::new("a.b.c".to_owned()),
+            spiffe_id: None,
             lifetime: Lifetime {
                 not_before: at(0),
                 not_after: at(3600),
@@ -75,13 +77,17 @@ fn parts() -> Parts {
         ..Whole::default()
     }));
     let stopping = CancellationToken::new();
+    let shelf = Shelf {
+        x509: X509Cache::new(8),
+        jwt: Arc::new(JwtCache::new(8)),
+        authority: Arc::new(StopsMeanwhile(stopping.clone())),
+    };
     Parts {
         gate: Arc::new(gate()),
         attestations: Metrics::new(&Traces::default()).attestations,
         knowledge,
-        x509: X509Cache::new(8),
-        jwt: Arc::new(JwtCache::new(8)),
-        authority: Arc::new(StopsMeanwhile(stopping.clone())),
+        svids: shelf.clone(),
+        runs: Runs::new(shelf),
         holding: Holding::new(Duration::ZERO, 8),
         status: Arc::new(crate::status::Status::new(Clock::system())),
         clock: Clock::system(),

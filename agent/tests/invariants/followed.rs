@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use vouchsafe_agent::knowledge::{Knowledge, KnowledgeBase};
-use vouchsafe_agent::sync::push::protocol::{Following, Heard};
+use vouchsafe_agent::sync::push::protocol::{Following, Heard, RUNS, class_digest, run_digest};
 use vouchsafe_agent::upstream::convert;
 use vouchsafe_identity::{Bundle, TrustDomain};
 use vouchsafe_proto::spire::api::types;
+use vouchsafe_proto::vouchsafe::run::v1::Class;
 use vouchsafe_proto::vouchsafe::sync::v1::authority_taint::Authority;
 use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_request::Message as Request;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message as Response;
-use vouchsafe_proto::vouchsafe::sync::v1::{AuthorityTaint, FollowResponse, ResumePoint};
+use vouchsafe_proto::vouchsafe::sync::v1::{AuthorityTaint, FollowResponse, LiveRun, ResumePoint};
 use vouchsafe_runtime::set_digest::{ItemDigest, SetDigest};
 
 /// Whose agent listens.
@@ -24,6 +25,8 @@ pub(crate) const TRUST_DOMAIN: &str = "example.org";
 struct Told {
     entries: BTreeMap<String, types::Entry>,
     bundles: BTreeMap<TrustDomain, Bundle>,
+    classes: BTreeMap<String, Class>,
+    runs: BTreeMap<String, LiveRun>,
 }
 
 impl Told {
@@ -37,8 +40,20 @@ impl Told {
         }
     }
 
-    fn change(&mut self, kind: Option<Kind>) {
+    fn class(&mut self, class: Class) {
+        self.classes.insert(class.name.clone(), class);
+    }
+
+    fn run(&mut self, run: LiveRun) {
+        self.runs.insert(run.run_id.clone(), run);
+    }
+
+    fn change(&mut self, kind: Option<Kind>, runs: bool) {
         match kind {
+            Some(Kind::ClassPut(class)) if runs => self.class(*class),
+            Some(Kind::ClassGone(name)) if runs => drop(self.classes.remove(&name)),
+            Some(Kind::RunPut(run)) if runs => self.run(run),
+            Some(Kind::RunGone(gone)) if runs => drop(self.runs.remove(&gone.run_id)),
             Some(Kind::EntryPut(entry)) => self.entry(entry),
             Some(Kind::EntryGone(id)) => drop(self.entries.remove(&id)),
             Some(Kind::BundlePut(bundle)) => self.bundle(bundle),
@@ -47,7 +62,7 @@ impl Told {
                 self.bundles.retain(|held, _| Some(held) != domain.as_ref());
             }
             Some(Kind::AuthorityTaint(taint)) => self.taint(&taint),
-            None => {}
+            Some(Kind::ClassPut(_) | Kind::ClassGone(_) | Kind::RunPut(_) | Kind::RunGone(_)) | None => {}
         }
     }
 
@@ -78,6 +93,8 @@ impl Told {
         let entries = entries.map(|one| ItemDigest::of_entry(&one.id, one.revision_number, one.created_at));
         entries
             .chain(self.bundles.values().map(ItemDigest::of_bundle))
+            .chain(self.classes.values().map(class_digest))
+            .chain(self.runs.values().map(run_digest))
             .collect()
     }
 
@@ -98,6 +115,14 @@ impl Told {
             .iter()
             .map(|(domain, bundle)| (domain.clone(), (**bundle).clone()));
         assert_eq!(bundles.collect::<BTreeMap<_, _>>(), self.bundles);
+        assert!(
+            known
+                .classes
+                .values()
+                .map(AsRef::as_ref)
+                .eq(self.classes.values())
+        );
+        assert!(known.runs.values().map(AsRef::as_ref).eq(self.runs.values()));
     }
 }
 
@@ -109,6 +134,8 @@ struct Stream {
     held: Told,
     next: Told,
     asked: bool,
+    /// Whether classes and runs are spoken of.
+    runs: bool,
 }
 
 impl Stream {
@@ -125,6 +152,7 @@ impl Stream {
             next: held.clone(),
             held,
             asked: false,
+            runs: false,
         }
     }
 
@@ -133,12 +161,21 @@ impl Stream {
         let resume = match &mut message.message {
             Some(Response::Welcome(welcome)) => {
                 self.begin(welcome.full_reason);
+                self.runs = welcome.features.iter().any(|feature| feature == RUNS);
+                if !self.runs {
+                    self.next.classes.clear();
+                    self.next.runs.clear();
+                }
                 return false;
             }
             Some(Response::Page(page)) => {
                 self.begin(page.full_reason);
                 page.entries.iter().cloned().for_each(|one| self.next.entry(one));
                 page.bundles.iter().cloned().for_each(|one| self.next.bundle(one));
+                if self.runs {
+                    page.classes.iter().cloned().for_each(|one| self.next.class(one));
+                    page.runs.iter().cloned().for_each(|one| self.next.run(one));
+                }
                 &mut page.resume
             }
             Some(Response::Delta(delta)) => {
@@ -146,7 +183,7 @@ impl Stream {
                     .changes
                     .iter()
                     .cloned()
-                    .for_each(|one| self.next.change(one.kind));
+                    .for_each(|one| self.next.change(one.kind, self.runs));
                 &mut delta.resume
             }
             None => return false,

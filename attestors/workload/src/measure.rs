@@ -147,6 +147,19 @@ impl Measurer {
         self.reads.run(process, "the namespaces", read).await
     }
 
+    /// Runs blocking reads about a process where they can hang nobody but its own user.
+    ///
+    /// # Errors
+    /// Those of `read`, and `TimedOut`.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        process: &Process,
+        what: &'static str,
+        read: impl FnOnce() -> Result<T, WorkloadAttestError> + Send + 'static,
+    ) -> Result<T, WorkloadAttestError> {
+        self.reads.run(process, what, read).await
+    }
+
     /// The fingerprint of the process as it is now: dear things are not read for it, so that it can be
     /// taken before every answer.
     ///

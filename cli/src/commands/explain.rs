@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 use vouchsafe_proto::vouchsafe::agent::v1::agent_admin_client::AgentAdminClient;
-use vouchsafe_proto::vouchsafe::agent::v1::{ExplainRequest, ExplainResponse};
+use vouchsafe_proto::vouchsafe::agent::v1::{ExplainRequest, ExplainResponse, RunMembership};
 use vouchsafe_proto::vouchsafe::types::v1::{Selector, Trust};
 use vouchsafe_proto::vouchsafe::workload::v1::WhoAmIRequest;
 use vouchsafe_proto::vouchsafe::workload::v1::workload_info_client::WorkloadInfoClient;
@@ -46,7 +46,22 @@ struct ExplainView {
     spiffe_ids: Vec<String>,
     nearest: Vec<NearestView>,
     reason: String,
+    run: Option<RunView>,
     knowledge: Option<KnowledgeView>,
+}
+
+#[derive(Debug, Serialize)]
+struct RunView {
+    run: String,
+    class: String,
+    task: String,
+    main: bool,
+    main_pid: i32,
+    launcher_uid: u32,
+    parent_run: Option<String>,
+    expires_at: Option<String>,
+    calls: u64,
+    last_call_at: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -92,6 +107,7 @@ pub(crate) async fn run(args: ExplainArgs, global: &Global, output: &Output) -> 
                 spiffe_ids: answer.spiffe_ids,
                 nearest: Vec::new(),
                 reason: answer.reason,
+                run: None,
                 knowledge: None,
             }
         }
@@ -121,6 +137,8 @@ fn show(selector: &Selector) -> String {
 impl From<ExplainResponse> for ExplainView {
     fn from(answer: ExplainResponse) -> Self {
         let process = answer.process.unwrap_or_default();
+        let of_run = answer.run.as_ref().map(|run| run.spiffe_id.clone());
+        let of_entries = answer.matched.into_iter().map(|m| m.spiffe_id);
         Self {
             pid: Some(process.pid),
             uid: Some(process.uid),
@@ -135,7 +153,11 @@ impl From<ExplainResponse> for ExplainView {
                     reason: w.reason,
                 })
                 .collect(),
-            spiffe_ids: answer.matched.into_iter().map(|m| m.spiffe_id).collect(),
+            spiffe_ids: of_run
+                .filter(|id| !id.is_empty())
+                .into_iter()
+                .chain(of_entries)
+                .collect(),
             nearest: answer
                 .nearest
                 .into_iter()
@@ -147,6 +169,7 @@ impl From<ExplainResponse> for ExplainView {
                 })
                 .collect(),
             reason: answer.reason,
+            run: answer.run.map(RunView::from),
             knowledge: answer.knowledge.map(|k| KnowledgeView {
                 last_sync_at: k.last_sync_at.map(|at| values::show_time(at.seconds)),
                 entries: k.entries,
@@ -154,6 +177,46 @@ impl From<ExplainResponse> for ExplainView {
                 bundle_sequence: k.bundle_sequence,
             }),
         }
+    }
+}
+
+impl From<RunMembership> for RunView {
+    fn from(run: RunMembership) -> Self {
+        let time = |at: prost_types::Timestamp| values::show_time(at.seconds);
+        Self {
+            run: run.run_id,
+            class: run.class,
+            task: run.task,
+            main: run.main,
+            main_pid: run.main_pid,
+            launcher_uid: run.launcher_uid,
+            parent_run: (!run.parent_run_id.is_empty()).then_some(run.parent_run_id),
+            expires_at: run.expires_at.map(time),
+            calls: run.calls,
+            last_call_at: run.last_call_at.map(time),
+        }
+    }
+}
+
+impl RunView {
+    fn text(&self) -> String {
+        let what = match self.main {
+            true => "The main process".to_owned(),
+            false => format!("A child of process {}, the main process", self.main_pid),
+        };
+        let task = match self.task.as_str() {
+            "" => String::new(),
+            task => format!(", task {task}"),
+        };
+        let by = match &self.parent_run {
+            Some(parent) => format!("run {parent}"),
+            None => format!("uid {}", self.launcher_uid),
+        };
+        let last = self.last_call_at.as_deref().unwrap_or("never");
+        format!(
+            "{what} of run {} of class {}{task}, launched by {by}; last call: {last}",
+            self.run, self.class
+        )
     }
 }
 
@@ -167,6 +230,7 @@ impl ExplainView {
             );
             lines.push(format!("Process {pid}: uid {uid}, gid {gid}, {path}"));
         }
+        lines.extend(self.run.as_ref().map(RunView::text));
         lines.push("Selectors seen:".to_owned());
         lines.extend(
             self.selectors

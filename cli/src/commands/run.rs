@@ -1,25 +1,78 @@
-//! `vouchsafe run`: which runs there are, and their end.
+//! `vouchsafe run`: which runs there are, what they say, and their end. Launching them is in `launch`.
+
+mod logs;
+mod tree;
 
 use std::collections::BTreeMap;
 
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use vouchsafe_identity::{ClassName, RunId, SpiffeId, TaskId};
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use vouchsafe_proto::vouchsafe::run::v1::run_end::Reason;
 use vouchsafe_proto::vouchsafe::run::v1::runs_client::RunsClient;
 use vouchsafe_proto::vouchsafe::run::v1::{GetRunRequest, KillRunRequest, ListRunsRequest, RunState};
+use vouchsafe_runtime::Clock;
 
 use crate::args::Global;
 use crate::client::{Connection, MAX_ANSWER_BYTES};
 use crate::error::CliError;
+use crate::launch::LaunchArgs;
 use crate::output::{self, Output};
 use crate::values;
 
 const PAGE: i32 = 500;
-const HEAD: [&str; 8] = [
-    "RUN", "CLASS", "STATE", "TASK", "LAUNCHER", "NODE", "ADMITTED", "SVIDS",
+const HEAD: [&str; 9] = [
+    "RUN",
+    "CLASS",
+    "STATE",
+    "TASK",
+    "LAUNCHER",
+    "NODE",
+    "AGE",
+    "SVIDS",
+    "LAST CALL",
 ];
+
+/// A run to launch, or one of the group's commands.
+#[derive(Debug, Args)]
+#[command(subcommand_negates_reqs = true, arg_required_else_help = true)]
+#[command(
+    override_usage = "vouchsafe run --class <NAME> [OPTIONS] -- <COMMAND>...\n       vouchsafe run <SUBCOMMAND>"
+)]
+pub(crate) struct RunArgs {
+    #[command(subcommand)]
+    command: Option<RunCommand>,
+    #[command(flatten)]
+    launch: Option<LaunchArgs>,
+}
+
+/// What is wanted.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// A run.
+    Launch(LaunchArgs),
+    /// To look at runs, or to end one.
+    Look(RunCommand),
+}
+
+impl RunArgs {
+    /// Whether a run is to be launched.
+    pub(crate) fn launches(&self) -> bool {
+        self.command.is_none() && self.launch.is_some()
+    }
+
+    /// The one or the other.
+    pub(crate) fn parted(self) -> Result<Asked, CliError> {
+        match (self.command, self.launch) {
+            (Some(command), None) => Ok(Asked::Look(command)),
+            (None, Some(launch)) => Ok(Asked::Launch(launch)),
+            _ => Err(CliError::Usage(
+                "the flags of a launch go with `-- COMMAND`, and not with a subcommand".to_owned(),
+            )),
+        }
+    }
+}
 
 /// The group's commands.
 #[derive(Debug, Subcommand)]
@@ -44,6 +97,21 @@ pub(crate) enum RunCommand {
         /// Its id
         #[arg(value_name = "RUN")]
         run: RunId,
+    },
+    /// Show who launched whom: runs that live, and those that launched them
+    Tree {
+        /// Only runs of this class, and those that launched them
+        #[arg(long, value_name = "NAME")]
+        class: Option<ClassName>,
+    },
+    /// Print what a run says that was launched with `--detach`; for its launcher, on its node
+    Logs {
+        /// Its id
+        #[arg(value_name = "RUN")]
+        run: RunId,
+        /// Go on until it ends
+        #[arg(long, short)]
+        follow: bool,
     },
     /// End a run: it gets no SVID from now on
     Kill {
@@ -94,6 +162,16 @@ struct RunView {
     svids_end_at: Option<String>,
     svids_issued: u64,
     last_svid_at: Option<String>,
+    #[serde(skip)]
+    times: Times,
+}
+
+/// For reckoning, in seconds since 1970; 0: never.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    admitted_at: i64,
+    last_svid_at: i64,
+    ended_at: i64,
 }
 
 impl From<proto::Run> for RunView {
@@ -111,7 +189,13 @@ impl From<proto::Run> for RunView {
             _ => "process",
         };
         let end = run.end.as_ref();
+        let times = Times {
+            admitted_at: run.admitted_at,
+            last_svid_at: run.last_svid_at,
+            ended_at: end.map_or(0, |end| end.at),
+        };
         Self {
+            times,
             state,
             isolation,
             ended_at: end.and_then(|end| time(end.at)),
@@ -152,7 +236,16 @@ fn how(end: &proto::RunEnd) -> String {
 }
 
 impl RunView {
-    fn row(&self) -> Vec<String> {
+    /// How old it is, or how old it became.
+    fn age(&self, now: i64) -> String {
+        let until = match self.times.ended_at {
+            0 => now,
+            ended_at => ended_at,
+        };
+        values::show_age(until - self.times.admitted_at)
+    }
+
+    fn row(&self, now: i64) -> Vec<String> {
         vec![
             self.run.clone(),
             self.class.clone(),
@@ -160,8 +253,12 @@ impl RunView {
             self.task.clone().unwrap_or_default(),
             self.launcher.clone(),
             self.node.clone(),
-            self.admitted_at.clone(),
+            self.age(now),
             self.svids_issued.to_string(),
+            match self.times.last_svid_at {
+                0 => "never".to_owned(),
+                at => format!("{} ago", values::show_age(now - at)),
+            },
         ]
     }
 
@@ -203,8 +300,13 @@ impl RunView {
 
 /// Runs a command of the group.
 pub(crate) async fn run(command: RunCommand, global: &Global, output: &Output) -> Result<(), CliError> {
+    if let RunCommand::Logs { run, follow } = command {
+        return logs::print(global, run, follow).await;
+    }
     let server = Connection::server(global).await?;
     match command {
+        RunCommand::Logs { .. } => Ok(()),
+        RunCommand::Tree { class } => tree::show(&server, class, output).await,
         RunCommand::List {
             class,
             node,
@@ -259,19 +361,25 @@ fn show(run: proto::Run, output: &Output) {
     output.show(&view, || view.block());
 }
 
-async fn list(server: &Connection, mut request: ListRunsRequest, output: &Output) -> Result<(), CliError> {
+/// All runs that match, in order of their ids.
+async fn all(server: &Connection, mut request: ListRunsRequest) -> Result<Vec<RunView>, CliError> {
     let mut views: Vec<RunView> = Vec::new();
     loop {
         let page = server.call(client(server).list_runs(request.clone())).await?;
         views.extend(page.runs.into_iter().map(RunView::from));
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {
-            break;
+            return Ok(views);
         }
     }
+}
+
+async fn list(server: &Connection, request: ListRunsRequest, output: &Output) -> Result<(), CliError> {
+    let views = all(server, request).await?;
+    let now = Clock::system().now().unix_timestamp();
     output.show(&views, || match views.as_slice() {
         [] => "No runs found".to_owned(),
-        some => output::table(&HEAD, some.iter().map(RunView::row).collect()),
+        some => output::table(&HEAD, some.iter().map(|view| view.row(now)).collect()),
     });
     Ok(())
 }

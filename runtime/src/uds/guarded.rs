@@ -3,7 +3,7 @@
 //! the connection before a byte of it reaches HTTP/2. Who merely reads a socket it inherited is not noticed.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -23,7 +23,7 @@ use super::frames::{FrameError, PingPayload};
 use super::limits::{LimitError, Limiter, Permit};
 use super::listener::bind_with;
 use super::mended::{CHUNK_BYTES, Mended};
-use super::peer::PeerError;
+use super::peer::{Passed, PeerError};
 use super::throttle::Throttle;
 use super::{BindError, ConnectionLimits, Listener, Peer, Presence, SocketConfig};
 
@@ -47,6 +47,16 @@ pub enum GuardError {
         /// Who connected.
         connector_pid: i32,
     },
+    /// Descriptors came that a listener which keeps them does not take: it takes three, with the first bytes.
+    #[error(
+        "process {connector_pid} passed {count} descriptors; three are taken, with the first bytes of a connection, and no others"
+    )]
+    Descriptors {
+        /// Who connected.
+        connector_pid: i32,
+        /// How many came at once.
+        count: usize,
+    },
     /// What came is not HTTP/2.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -58,7 +68,7 @@ impl From<GuardError> for io::Error {
             GuardError::ForeignSender { .. } | GuardError::UnknownSender { .. } => {
                 io::ErrorKind::PermissionDenied
             }
-            GuardError::Frame(_) => io::ErrorKind::InvalidData,
+            GuardError::Descriptors { .. } | GuardError::Frame(_) => io::ErrorKind::InvalidData,
         };
         Self::new(kind, error)
     }
@@ -72,6 +82,18 @@ pub struct GuardedListener {
     refusals: Throttle,
     /// Shared by the connections, so that many of them cannot flood the log either.
     endings: Arc<Throttle>,
+    descriptors: Descriptors,
+}
+
+/// What becomes of descriptors that come along with bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Descriptors {
+    /// They are closed.
+    Closed,
+    /// Nothing was read yet: three may come.
+    Awaited,
+    /// Any more end the connection.
+    Over,
 }
 
 /// One guarded connection.
@@ -83,6 +105,7 @@ pub struct GuardedStream {
     mended: Mended,
     ended: Option<GuardError>,
     endings: Arc<Throttle>,
+    descriptors: Descriptors,
     _permit: Permit,
 }
 
@@ -110,7 +133,18 @@ impl GuardedListener {
             limiter: Limiter::new(limits),
             refusals: Throttle::new(),
             endings: Arc::new(Throttle::new()),
+            descriptors: Descriptors::Closed,
         })
+    }
+
+    /// Keeps three descriptors that a connector passes along with the first bytes of its connection
+    /// ([`Peer::take_descriptors`]). Any others end the connection; without this all are closed.
+    #[must_use]
+    pub fn keeping_descriptors(self) -> Self {
+        Self {
+            descriptors: Descriptors::Awaited,
+            ..self
+        }
     }
 
     /// Where it listens.
@@ -150,6 +184,7 @@ impl GuardedListener {
             mended: Mended::default(),
             ended: None,
             endings: Arc::clone(&self.endings),
+            descriptors: self.descriptors,
             _permit: permit,
         })
     }
@@ -232,9 +267,30 @@ impl GuardedStream {
         })
     }
 
+    /// Keeps what came along, or closes it. To be asked only of what the connector wrote.
+    fn take_along(&mut self, passed: Vec<OwnedFd>) -> Result<(), GuardError> {
+        let awaited = self.descriptors == Descriptors::Awaited;
+        if awaited {
+            self.descriptors = Descriptors::Over;
+        }
+        if passed.is_empty() || self.descriptors == Descriptors::Closed {
+            return Ok(());
+        }
+        let connector_pid = self.peer.credentials().pid;
+        let count = passed.len();
+        match (awaited, <Passed>::try_from(passed)) {
+            (true, Ok(passed)) => {
+                self.peer.keep_descriptors(passed);
+                Ok(())
+            }
+            _ => Err(GuardError::Descriptors { connector_pid, count }),
+        }
+    }
+
     /// Ends the connection: nothing is read or written any more.
     fn end(&mut self, error: GuardError) {
         self.ended = Some(error);
+        drop(self.peer.take_descriptors());
         let Some(suppressed) = self.endings.permit() else {
             return;
         };
@@ -260,6 +316,15 @@ impl GuardedStream {
                     "an unknown process wrote on a connection: ended"
                 );
             }
+            GuardError::Descriptors { connector_pid, count } => {
+                tracing::warn!(
+                    connector_pid,
+                    uid,
+                    count,
+                    suppressed,
+                    "a connection passed descriptors that are not taken: ended"
+                );
+            }
             GuardError::Frame(error) => {
                 let connector_pid = self.peer.credentials().pid;
                 tracing::warn!(connector_pid, uid, suppressed, %error, "a connection does not speak HTTP/2: ended");
@@ -272,6 +337,13 @@ impl GuardedStream {
     }
 }
 
+impl Drop for GuardedStream {
+    /// What nobody took goes with the connection, even where the peer is still held.
+    fn drop(&mut self) {
+        drop(self.peer.take_descriptors());
+    }
+}
+
 impl AsyncRead for GuardedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -281,13 +353,15 @@ impl AsyncRead for GuardedStream {
             }
             this.check_open()?;
             let mut chunk = [0; CHUNK_BYTES];
-            let received = ready!(this.poll_receive(cx, &mut chunk))?;
+            let mut received = ready!(this.poll_receive(cx, &mut chunk))?;
             if received.len == 0 {
                 return Poll::Ready(Ok(()));
             }
             let bytes = chunk.get(..received.len).unwrap_or_default();
-            let taken = this.check_sender(&received).and_then(|()| {
-                // Only what the connector wrote can prove that it is there.
+            let passed = std::mem::take(&mut received.descriptors);
+            let taken = this.check_sender(&received);
+            // Only what the connector wrote can pass anything along, or prove that it is there.
+            let taken = taken.and_then(|()| this.take_along(passed)).and_then(|()| {
                 let claim = |answer: &PingPayload| this.presence.claim(answer);
                 this.mended.push_claiming(bytes, claim).map_err(GuardError::from)
             });

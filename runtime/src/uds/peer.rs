@@ -1,7 +1,8 @@
 //! The process at the other end of a connection. Handlers find it in a request's extensions.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use vouchsafe_sys::{Credentials, PidFd, ProcessIdentity, SysError, Watched, peer_credentials, peer_pidfd};
 
@@ -12,7 +13,12 @@ pub struct Peer {
     credentials: Credentials,
     identity: ProcessIdentity,
     pidfd: Watched<PidFd>,
+    /// What it passed along, as long as nobody has taken it and the connection lasts.
+    passed: Mutex<Option<Passed>>,
 }
+
+/// Standard input, output and error for a program, as a connector passes them along with its first bytes.
+pub type Passed = [OwnedFd; 3];
 
 /// The process at the other end of an admin socket, as it was when it connected. To be logged: what it may
 /// do rests on its having been able to open the socket.
@@ -60,7 +66,19 @@ impl Peer {
             credentials,
             identity,
             pidfd,
+            passed: Mutex::new(None),
         })
+    }
+
+    /// Takes the descriptors that it passed along with the first bytes of the connection: all three, and once.
+    /// `None` where it passed none, or the listener does not keep them.
+    #[must_use]
+    pub fn take_descriptors(&self) -> Option<Passed> {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn keep_descriptors(&self, passed: Passed) {
+        *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(passed);
     }
 
     /// Its ids when it connected.

@@ -2,7 +2,9 @@
 //! process events. The only package with unsafe code, all of it in `raw`; everything public is safe.
 //! It must not decide anything: who may do what is for its callers.
 
+mod descriptors;
 mod error;
+mod launching;
 mod namespace;
 mod pidfd;
 pub mod proc_events;
@@ -11,7 +13,9 @@ mod raw;
 mod socket;
 mod watched;
 
+pub use descriptors::{Message, receive_descriptors, send_descriptors};
 pub use error::SysError;
+pub use launching::{close_on_exec_from, default_signals, has_access_list};
 pub use namespace::{NamespaceId, user_namespace_of};
 pub use pidfd::{PidFd, PidInfo, ProcessIdentity};
 pub use process::{AtRandom, AuxiliaryVector, start_time};

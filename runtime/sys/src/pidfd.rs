@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 
@@ -175,6 +176,21 @@ impl PidFd {
             sgid: info.sgid,
             cgroup_id: has_cgroup.then_some(info.cgroupid),
         })
+    }
+
+    /// Sends it a signal; never another process that has its number by now.
+    ///
+    /// # Errors
+    /// `Gone` once it was reaped, `NotPermitted` where it belongs to somebody else.
+    pub fn signal(&self, signal: Signal) -> Result<(), SysError> {
+        raw::pidfd_send_signal(self.0.as_fd(), signal as i32)
+            .map_err(|errno| SysError::of_call("pidfd_send_signal", errno))
+    }
+
+    /// The descriptor itself, to be passed on.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     fn pid_from_fdinfo(&self) -> Result<i32, SysError> {

@@ -2,15 +2,18 @@
 //! that neither the standard library nor nix offers; and tokio's registration of a descriptor.
 #![expect(
     unsafe_code,
-    reason = "system calls that std and nix do not wrap: pidfd_open, PIDFD_GET_INFO, NS_GET_USERNS, SCM_PIDFD, NETLINK_CONNECTOR; and tokio's AsyncFd, whose safe constructors are deprecated as unsound"
+    reason = "system calls that std and nix do not wrap: pidfd_open, PIDFD_GET_INFO, pidfd_send_signal, close_range, TIOCSWINSZ, NS_GET_USERNS, SCM_PIDFD, NETLINK_CONNECTOR; ownership of passed descriptors; default signal handlers; and tokio's AsyncFd, whose safe constructors are deprecated as unsound"
 )]
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, cmsg_space, recvmsg};
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -42,6 +45,7 @@ pub(crate) struct RawReceived {
     pub(crate) control_truncated: bool,
     pub(crate) sender: Option<libc::ucred>,
     pub(crate) pidfd: Option<OwnedFd>,
+    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 /// A control buffer aligned as the kernel's message headers are.
@@ -72,6 +76,77 @@ pub(crate) fn pidfd_info(fd: BorrowedFd<'_>) -> Result<libc::pidfd_info, Errno> 
     Errno::result(result).map(|_| info)
 }
 
+pub(crate) fn pidfd_send_signal(fd: BorrowedFd<'_>, signal: libc::c_int) -> Result<(), Errno> {
+    let nothing = ptr::null::<libc::siginfo_t>();
+    // SAFETY: with no siginfo the call takes integers only and touches no memory of ours.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd.as_raw_fd(),
+            signal,
+            nothing,
+            0_u32,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+pub(crate) fn close_on_exec_from(first: libc::c_uint) -> Result<(), Errno> {
+    let flag = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the call closes nothing: it sets a flag of descriptors, which their owners do not see.
+    Errno::result(unsafe { libc::close_range(first, libc::c_uint::MAX, flag) }).map(drop)
+}
+
+pub(crate) fn has_attribute(file: BorrowedFd<'_>, name: &CStr) -> Result<bool, Errno> {
+    // SAFETY: `name` ends with a NUL; with a length of 0 the kernel writes no value.
+    let len = unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), ptr::null_mut(), 0) };
+    match Errno::result(len) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Gives each signal its default action and blocks none.
+pub(crate) fn default_signals() -> Result<(), Errno> {
+    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default action runs no code of ours.
+        unsafe {
+            sigaction(
+                signal,
+                &SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()),
+            )
+        }?;
+    }
+    SigSet::empty().thread_set_mask()
+}
+
+/// One blocking `recvmsg` with the descriptors that came along, at most `most`.
+pub(crate) fn receive_descriptors(
+    fd: BorrowedFd<'_>,
+    buf: &mut [u8],
+    most: usize,
+) -> Result<(usize, Vec<OwnedFd>, bool), Errno> {
+    let mut control = vec![0; cmsg_space::<RawFd>() * most.max(1)];
+    let mut parts = [io::IoSliceMut::new(buf)];
+    let message = loop {
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(fd.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
+    let mut descriptors = Vec::new();
+    for header in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(passed) = header {
+            // SAFETY: received just now and for us; each is owned here and nowhere else.
+            descriptors.extend(passed.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let cut = message.flags.contains(MsgFlags::MSG_CTRUNC);
+    Ok((message.bytes, descriptors, cut))
+}
+
 pub(crate) fn ns_get_userns(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor.
     owned(libc::c_long::from(unsafe {
@@ -93,8 +168,7 @@ pub(crate) fn register_readable<T: OneDescriptor>(inner: T) -> io::Result<AsyncF
     Ok(unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) }?)
 }
 
-/// One non-blocking `recvmsg` with the sender's credentials and pidfd. Descriptors that the peer
-/// passed along are closed.
+/// One non-blocking `recvmsg` with the sender's credentials, its pidfd and the descriptors that it passed along.
 pub(crate) fn receive(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<RawReceived> {
     let mut control = Control {
         bytes: [0; CONTROL_BYTES],
@@ -124,6 +198,7 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<RawRecei
         control_truncated: message.msg_flags & libc::MSG_CTRUNC != 0,
         sender: None,
         pidfd: None,
+        descriptors: Vec::new(),
     };
     // SAFETY: the kernel has filled `message` and set msg_controllen to what it wrote, so the
     // headers that CMSG_FIRSTHDR and CMSG_NXTHDR find lie within `control`, and each says how many
@@ -138,7 +213,7 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<RawRecei
     Ok(received)
 }
 
-/// Takes one control message into `received`; closes descriptors that were passed along.
+/// Takes one control message into `received`.
 ///
 /// # Safety
 /// `data` must point to the bytes that `header` announces, and descriptors among them must be owned
@@ -167,6 +242,8 @@ unsafe fn take_control(received: &mut RawReceived, header: &libc::cmsghdr, data:
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 if header.cmsg_type == SCM_PIDFD {
                     received.pidfd = Some(fd);
+                } else {
+                    received.descriptors.push(fd);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Who stands at the other end of a unix socket, and who wrote each chunk of its bytes.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
@@ -29,6 +29,8 @@ pub struct Received {
     pub sender: Option<Credentials>,
     /// The writer itself. `None` where the kernel could not make a pidfd: treat as unknown.
     pub pidfd: Option<PidFd>,
+    /// Descriptors that came along, in the sender's order; each is closed on exec.
+    pub descriptors: Vec<OwnedFd>,
 }
 
 /// The process that connected this socket (for a socket from `accept`), as it was then.
@@ -85,11 +87,10 @@ pub fn pass_pidfd(fd: impl AsFd) -> Result<(), SysError> {
 }
 
 /// Receives one chunk, without waiting, with its sender. Bytes of two senders never share a chunk.
-/// Descriptors that the peer passed along are closed.
 ///
 /// # Errors
 /// `WouldBlock` where nothing is there yet; `InvalidData` where control data did not fit, so that the
-/// sender may be missing.
+/// sender or descriptors may be missing.
 pub fn receive_with_sender(fd: impl AsFd, buf: &mut [u8]) -> io::Result<Received> {
     let received = raw::receive(fd.as_fd(), buf)?;
     if received.control_truncated {
@@ -106,5 +107,6 @@ pub fn receive_with_sender(fd: impl AsFd, buf: &mut [u8]) -> io::Result<Received
             gid: sender.gid,
         }),
         pidfd: received.pidfd.map(PidFd::from_owned),
+        descriptors: received.descriptors,
     })
 }

@@ -151,7 +151,7 @@ fn each_chunk_names_its_sender_and_chunks_of_two_senders_do_not_merge() {
 }
 
 #[test]
-fn descriptors_that_come_along_are_closed() {
+fn descriptors_that_come_along_are_handed_out_in_order_or_closed() {
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     use std::os::fd::AsRawFd;
     let (client, server, _dir) = pair_with_senders();
@@ -170,6 +170,12 @@ fn descriptors_that_come_along_are_closed() {
     let received = receive_with_sender(&server, &mut buf).unwrap();
     assert_eq!(received.len, 1);
     assert!(received.sender.is_some() && received.pidfd.is_some());
+    assert_eq!(received.descriptors.len(), passed.len());
+    for descriptor in &received.descriptors {
+        let flags = nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+        assert_eq!(flags, nix::libc::FD_CLOEXEC);
+    }
+    drop(received);
     // The pipe ends only when no copy of its writing end is left.
     assert_eq!(nix::unistd::read(&read_end, &mut buf).unwrap(), 0);
 }

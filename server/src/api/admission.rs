@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use tonic::{Request, Response, Status};
 use vouchsafe_proto::vouchsafe::run::v1::admission_server::Admission;
 use vouchsafe_proto::vouchsafe::run::v1::{
-    AdmitRunRequest, AdmitRunResponse, EndRunRequest, EndRunResponse, NewRunJwtsvidRequest,
-    NewRunJwtsvidResponse, NewRunX509sviDsRequest, NewRunX509sviDsResponse, ReportRunsRequest,
-    ReportRunsResponse, RunX509svid, StartRunRequest, StartRunResponse, new_run_x509svi_ds_response,
+    AdmitRunRequest, AdmitRunResponse, Class, DescribeClassRequest, EndRunRequest, EndRunResponse,
+    NewRunJwtsvidRequest, NewRunJwtsvidResponse, NewRunX509sviDsRequest, NewRunX509sviDsResponse,
+    ReportRunsRequest, ReportRunsResponse, RunX509svid, StartRunRequest, StartRunResponse,
+    new_run_x509svi_ds_response,
 };
 
 use super::{Api, call, refuse};
@@ -17,6 +18,22 @@ use crate::usecases::runs::{MAX_REPORTED, RunsError};
 
 #[async_trait]
 impl Admission for Api {
+    async fn describe_class(
+        &self,
+        request: Request<DescribeClassRequest>,
+    ) -> Result<Response<Class>, Status> {
+        let call = call(&request)?;
+        let node = call.agent().map_err(|status| *status)?;
+        let name = class::name(&request.into_inner().class).map_err(refuse)?;
+        call.fact("class", name.as_str());
+        let described = self.runs.describe(&call.origin(), node, &name);
+        let described = described.map_err(|refusal| refuse(RunsError::from(refusal)))?;
+        Ok(Response::new(class::message(
+            &described,
+            self.index.live_runs(&name),
+        )))
+    }
+
     async fn admit_run(
         &self,
         request: Request<AdmitRunRequest>,
@@ -73,7 +90,10 @@ impl Admission for Api {
     ) -> Result<Response<ReportRunsResponse>, Status> {
         let call = call(&request)?;
         let node = call.agent().map_err(|status| *status)?;
-        let named = request.into_inner().run_ids;
+        let ReportRunsRequest {
+            run_ids: named,
+            partial,
+        } = request.into_inner();
         if named.len() > MAX_REPORTED {
             return Err(refuse(RunsError::TooMany(named.len())));
         }
@@ -81,7 +101,7 @@ impl Admission for Api {
         let named = named.iter().map(|id| run::run_id(id)).collect::<Result<_, _>>();
         let gone = self
             .runs
-            .report(&call.origin(), node, named.map_err(refuse)?)
+            .report(&call.origin(), node, named.map_err(refuse)?, !partial)
             .await
             .map_err(refuse)?;
         Ok(Response::new(ReportRunsResponse {

@@ -74,6 +74,7 @@ fn agents_write_nothing_but_their_own_state_and_the_runs_of_their_node() {
         "BatchNewWITSVID",
         "GetFederatedBundle",
         "Follow",
+        "DescribeClass",
         "AdmitRun",
         "StartRun",
         "EndRun",

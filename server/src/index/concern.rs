@@ -3,10 +3,12 @@
 //! Ends of entries are left out of the walk: an agent that is told of for nothing finds nothing to do, one
 //! that is left out would never hear.
 
+mod runs;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use vouchsafe_identity::{SpiffeId, TrustDomain};
+use vouchsafe_identity::{ClassName, RunId, SpiffeId, TrustDomain};
 use vouchsafe_store::{EntryId, Node, Versioned};
 
 use super::bundle::IndexedBundle;
@@ -25,6 +27,12 @@ pub(super) enum What {
     Standing,
     /// The bundle of a trust domain.
     Bundle(TrustDomain),
+    /// A class.
+    Class(ClassName),
+    /// All classes: which ones may run there may differ.
+    Classes,
+    /// A run.
+    Run(RunId),
 }
 
 /// Who has to.
@@ -32,7 +40,7 @@ pub(super) enum What {
 pub(super) enum Who {
     /// These agents; changes made together share the set.
     These(Arc<HashSet<SpiffeId>>),
-    /// Whoever holds that bundle; each agent knows best itself.
+    /// Whoever holds that bundle or class; each agent knows best itself.
     Anybody,
 }
 
@@ -110,14 +118,8 @@ fn put_one(state: &mut State, walks: &mut Walks, news: News) -> Vec<Concern> {
             *walks = Walks::default();
             put_node(state, &id, row)
         }
-        News::Class(name, row) => {
-            state.runs.put_class(&name, row);
-            Vec::new()
-        }
-        News::Run(id, row) => {
-            state.runs.put_run(id, row);
-            Vec::new()
-        }
+        News::Class(name, row) => runs::put_class(state, name, row),
+        News::Run(id, row) => runs::put_run(state, id, row),
         News::Bundle(trust_domain, row) => {
             match row {
                 Some(row) => {
@@ -158,15 +160,21 @@ fn put_entry(state: &mut State, walks: &mut Walks, id: &EntryId, new: Option<Ind
     if below && moves(old.as_deref(), new.map(AsRef::as_ref)) {
         return vec![Concern::of(What::Entries, who)];
     }
+    let mut concerns = Vec::new();
+    let names = |entry: &Arc<IndexedEntry>| state.runs.names_node(&entry.spiffe_id);
+    if old.as_ref().is_some_and(names) || new.is_some_and(names) {
+        concerns.push(Concern::of(What::Classes, Arc::clone(&who)));
+    }
     // Nobody serves the entry that gives nodes an alias.
     if [old.as_deref(), new.map(AsRef::as_ref)]
         .into_iter()
         .flatten()
         .all(is_alias)
     {
-        return Vec::new();
+        return concerns;
     }
-    vec![Concern::of(What::Entry(id.as_str().into()), who)]
+    concerns.push(Concern::of(What::Entry(id.as_str().into()), who));
+    concerns
 }
 
 fn put_node(state: &mut State, id: &SpiffeId, row: Option<Versioned<Node>>) -> Vec<Concern> {

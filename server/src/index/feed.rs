@@ -14,6 +14,7 @@ use super::Index;
 use super::bundle::IndexedBundle;
 use super::entry::IndexedEntry;
 use super::history::{History, MAX_CHANGES};
+use super::runs::Runs;
 use super::state::State;
 
 /// Rows read from the store at a time.
@@ -47,7 +48,6 @@ pub(super) enum News {
 pub(super) async fn load(store: &SharedStore, at: Revision) -> Result<State, StoreError> {
     let mut state = State {
         revision: at,
-        history: history(store, at).await?,
         ..State::default()
     };
     load_entries(store, &mut state).await?;
@@ -65,6 +65,7 @@ pub(super) async fn load(store: &SharedStore, at: Revision) -> Result<State, Sto
             .insert(bundle.bundle.trust_domain.clone(), bundle.into());
     }
     load_runs(store, &mut state).await?;
+    state.history = history(store, at, &state.runs).await?;
     Ok(state)
 }
 
@@ -138,7 +139,7 @@ async fn read_entries(
 }
 
 /// The last changes up to revision `at`, as far as the store remembers them.
-async fn history(store: &SharedStore, at: Revision) -> Result<History, StoreError> {
+async fn history(store: &SharedStore, at: Revision, runs: &Runs) -> Result<History, StoreError> {
     let revisions = u64::try_from(MAX_CHANGES).unwrap_or(u64::MAX);
     let floor = Revision(at.0.saturating_sub(revisions));
     let Some(changes) = store.changes(floor, usize::MAX).await? else {
@@ -146,7 +147,7 @@ async fn history(store: &SharedStore, at: Revision) -> Result<History, StoreErro
     };
     let mut history = History::from(floor);
     let upto = changes.into_iter().take_while(|change| change.revision <= at);
-    upto.for_each(|change| history.add_stored(change));
+    upto.for_each(|change| history.add_stored(change, runs));
     Ok(history)
 }
 

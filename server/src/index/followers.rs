@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
-use vouchsafe_identity::SpiffeId;
+use vouchsafe_identity::{RunId, SpiffeId};
 
 use super::Index;
 use super::concern::{Concern, What, Who};
@@ -28,6 +28,10 @@ pub struct Pending {
     pub overflowed: bool,
     /// A bundle changed.
     pub bundles: bool,
+    /// A class changed, or which ones may run there.
+    pub classes: bool,
+    /// Runs that came or went.
+    pub runs: HashSet<RunId>,
     /// The agent's node changed.
     pub standing: bool,
     /// The agent follows by another stream now.
@@ -51,7 +55,17 @@ impl Pending {
             }
             What::Entries => {
                 self.entries = HashSet::new();
+                self.runs = HashSet::new();
                 self.everything = true;
+            }
+            What::Class(_) | What::Classes => self.classes = true,
+            What::Run(_) if self.everything => {}
+            What::Run(id) => {
+                self.runs.insert(*id);
+                if self.runs.len() > MAX_PENDING {
+                    self.overflowed = true;
+                    self.add(&What::Entries);
+                }
             }
             What::Standing => self.standing = true,
             What::Bundle(_) => self.bundles = true,

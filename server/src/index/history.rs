@@ -4,10 +4,11 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use vouchsafe_identity::{SpiffeId, TrustDomain};
+use vouchsafe_identity::{ClassName, RunId, SpiffeId, TrustDomain};
 use vouchsafe_store::{Change, ChangeKind, Revision};
 
 use super::concern::{Concern, What, Who};
+use super::runs::Runs;
 
 /// How many changes are remembered.
 pub(super) const MAX_CHANGES: usize = 8192;
@@ -23,6 +24,25 @@ pub struct Missed {
     pub bundles: HashSet<TrustDomain>,
     /// Any entry may have come or gone.
     pub everything: bool,
+    /// Classes that changed.
+    pub classes: HashSet<ClassName>,
+    /// Runs that came or went.
+    pub runs: HashSet<RunId>,
+    /// Any class may have come or gone.
+    pub all_classes: bool,
+}
+
+impl Missed {
+    /// The same without classes and runs.
+    #[must_use]
+    pub fn without_runs(self) -> Self {
+        Self {
+            entries: self.entries,
+            bundles: self.bundles,
+            everything: self.everything,
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -50,19 +70,23 @@ impl History {
         }
     }
 
-    /// A change as the store remembers it: what, but not whom it concerned.
-    pub(super) fn add_stored(&mut self, change: Change) {
+    /// A change as the store remembers it: what, but not whom it concerned, apart from runs, of which `runs` knows.
+    pub(super) fn add_stored(&mut self, change: Change, runs: &Runs) {
+        let mut who = None;
         let what = match change.kind {
             ChangeKind::Entry(id) => What::Entry(id.as_str().into()),
             ChangeKind::Bundle(trust_domain) => What::Bundle(trust_domain),
+            ChangeKind::Class(name) => What::Class(name),
+            ChangeKind::Run(id) => {
+                // What is kept no longer ended days ago.
+                let Some(node) = runs.node_of(&id) else { return };
+                who = Some([node.clone()].into());
+                What::Run(id)
+            }
             _ => return,
         };
         let revision = change.revision;
-        self.push(Past {
-            revision,
-            what,
-            who: None,
-        });
+        self.push(Past { revision, what, who });
     }
 
     /// A change that the index has just shown.
@@ -104,6 +128,13 @@ impl History {
                     missed.bundles.insert(trust_domain.clone());
                 }
                 What::Entries => missed.everything = true,
+                What::Class(name) => {
+                    missed.classes.insert(name.clone());
+                }
+                What::Classes => missed.all_classes = true,
+                What::Run(id) => {
+                    missed.runs.insert(*id);
+                }
                 What::Standing => {}
             }
         }

@@ -1,6 +1,6 @@
 //! Classes and live runs in memory: what is looked up when a run is admitted, and when it asks for SVIDs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use vouchsafe_store::{Class, Revision, Run, Versioned};
 
 use super::authorized;
 use super::state::State;
+use super::view::View;
 use super::{Index, Page, page};
 
 /// A run that lives.
@@ -24,6 +25,14 @@ pub struct LiveRun {
     pub revision: Revision,
     uses: Arc<Uses>,
 }
+
+impl PartialEq for LiveRun {
+    fn eq(&self, other: &Self) -> bool {
+        self.run == other.run && self.revision == other.revision
+    }
+}
+
+impl Eq for LiveRun {}
 
 /// What a run was given, since the server started.
 #[derive(Debug, Default)]
@@ -77,7 +86,12 @@ impl RunFilter {
 pub(super) struct Runs {
     classes: BTreeMap<ClassName, Arc<Versioned<Class>>>,
     by_id: HashMap<ClassId, ClassName>,
+    /// Classes that may run on any node.
+    anywhere: BTreeSet<ClassName>,
+    /// The others, by the agents and aliases that they name.
+    by_node: HashMap<SpiffeId, BTreeSet<ClassName>>,
     live: BTreeMap<RunId, Arc<LiveRun>>,
+    live_on: HashMap<SpiffeId, BTreeSet<RunId>>,
     places: HashMap<ClassName, BTreeMap<u32, RunId>>,
     ended: BTreeMap<RunId, (SpiffeId, Ended)>,
 }
@@ -86,8 +100,19 @@ impl Runs {
     pub(super) fn put_class(&mut self, name: &ClassName, row: Option<Versioned<Class>>) {
         if let Some(old) = self.classes.remove(name) {
             self.by_id.remove(&old.value.id);
+            self.anywhere.remove(name);
+            for node in named(&old.value) {
+                take_out(&mut self.by_node, node, name);
+            }
         }
         if let Some(row) = row {
+            match &row.value.spec.nodes {
+                ClassNodes::Any => drop(self.anywhere.insert(name.clone())),
+                ClassNodes::These(nodes) => nodes.iter().for_each(|node| {
+                    let classes = self.by_node.entry(node.clone()).or_default();
+                    classes.insert(name.clone());
+                }),
+            }
             self.by_id.insert(row.value.id.clone(), name.clone());
             self.classes.insert(name.clone(), Arc::new(row));
         }
@@ -95,6 +120,9 @@ impl Runs {
 
     pub(super) fn put_run(&mut self, id: RunId, row: Option<Versioned<Run>>) {
         let old = self.live.remove(&id);
+        if let Some(old) = &old {
+            take_out(&mut self.live_on, &old.run.node, &id);
+        }
         if let Some(old) = &old
             && let Some(places) = self.places.get_mut(&old.run.class)
         {
@@ -113,9 +141,86 @@ impl Runs {
         }
         let places = self.places.entry(run.class.clone()).or_default();
         places.insert(run.place, id);
+        self.live_on.entry(run.node.clone()).or_default().insert(id);
         let uses = old.map(|old| Arc::clone(&old.uses)).unwrap_or_default();
         let live = LiveRun { run, revision, uses };
         self.live.insert(id, Arc::new(live));
+    }
+
+    pub(super) fn class(&self, name: &ClassName) -> Option<&Class> {
+        self.classes.get(name).map(|row| &row.value)
+    }
+
+    pub(super) fn live(&self, id: &RunId) -> Option<&Run> {
+        self.live.get(id).map(|live| &live.run)
+    }
+
+    /// The node of a run that lives, or ended of late.
+    pub(super) fn node_of(&self, id: &RunId) -> Option<&SpiffeId> {
+        let ended = || self.ended.get(id).map(|(node, _)| node);
+        self.live(id).map(|run| &run.node).or_else(ended)
+    }
+
+    /// Whether a class names this id as a node.
+    pub(super) fn names_node(&self, id: &SpiffeId) -> bool {
+        self.by_node.contains_key(id)
+    }
+}
+
+/// The agents and aliases that a class names.
+fn named(class: &Class) -> &[SpiffeId] {
+    match &class.spec.nodes {
+        ClassNodes::Any => &[],
+        ClassNodes::These(nodes) => nodes,
+    }
+}
+
+fn take_out<T: Ord>(map: &mut HashMap<SpiffeId, BTreeSet<T>>, key: &SpiffeId, item: &T) {
+    if let Some(items) = map.get_mut(key) {
+        items.remove(item);
+        if items.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+impl View<'_> {
+    /// The classes that may run on an agent's node, disabled ones too.
+    pub fn classes_of(
+        &self,
+        agent: &SpiffeId,
+        now: OffsetDateTime,
+    ) -> BTreeMap<ClassName, Arc<Versioned<Class>>> {
+        let runs = &self.0.runs;
+        if runs.classes.is_empty() {
+            return BTreeMap::new();
+        }
+        let ids = std::iter::once(agent)
+            .chain(authorized::aliases_of(self.0, agent, now))
+            .chain(own_aliases(self.0, agent, now));
+        let there = ids.filter_map(|id| runs.by_node.get(id)).flatten();
+        let names = runs.anywhere.iter().chain(there);
+        let found = names.filter_map(|name| Some((name.clone(), Arc::clone(runs.classes.get(name)?))));
+        found.collect()
+    }
+
+    /// The runs that live on an agent's node.
+    pub fn runs_of(&self, agent: &SpiffeId) -> BTreeMap<RunId, Arc<LiveRun>> {
+        let runs = &self.0.runs;
+        let here = runs.live_on.get(agent).into_iter().flatten();
+        let found = here.filter_map(|id| Some((*id, Arc::clone(runs.live.get(id)?))));
+        found.collect()
+    }
+
+    /// One run, if it lives on an agent's node.
+    pub fn run_of(&self, agent: &SpiffeId, id: &RunId) -> Option<&Arc<LiveRun>> {
+        self.0.runs.live.get(id).filter(|live| live.run.node == *agent)
+    }
+
+    /// How a run ended, as long as its SVIDs may be valid.
+    pub fn end_of(&self, agent: &SpiffeId, id: &RunId) -> Option<&Ended> {
+        let (node, ended) = self.0.runs.ended.get(id)?;
+        (node == agent).then_some(ended)
     }
 }
 

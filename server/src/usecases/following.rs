@@ -5,6 +5,7 @@
 
 mod bundles;
 mod opening;
+mod runs;
 #[cfg(test)]
 mod tests;
 
@@ -12,14 +13,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use vouchsafe_identity::{SpiffeId, TrustDomain};
+use vouchsafe_identity::{ClassName, RunId, SpiffeId, TrustDomain};
 use vouchsafe_runtime::{ItemDigest, SetDigest};
-use vouchsafe_store::{EntryId, Revision};
+use vouchsafe_store::{Class, EntryId, Revision, Versioned};
 
-use crate::index::{IndexedBundle, IndexedEntry, Pending, View};
+use crate::index::{IndexedBundle, IndexedEntry, LiveRun, Pending, View};
 
 pub use bundles::{Authority, Taint};
 pub use opening::{Opening, Resume, WholeReason, open};
+use runs::HeldRuns;
+pub use runs::spiffe_id_of;
 
 /// More changes at once than this are told as the whole set, if that is not more.
 pub const MAX_CHANGES: usize = 1000;
@@ -37,6 +40,25 @@ pub enum Item {
     BundleGone(TrustDomain),
     /// An authority that is no longer trusted to sign.
     Taint(Taint),
+    /// A class that is new or differs.
+    Class(Arc<Versioned<Class>>),
+    /// A class that no longer runs on the agent's node.
+    ClassGone(ClassName),
+    /// A run that was admitted.
+    Run(Arc<LiveRun>),
+    /// A run that has ended, and how.
+    RunGone(RunId, String),
+}
+
+/// Whom is told, and what beyond entries and bundles.
+#[derive(Debug, Clone, Copy)]
+pub struct Audience<'a> {
+    /// The agent.
+    pub agent: &'a SpiffeId,
+    /// The server's trust domain.
+    pub own: &'a TrustDomain,
+    /// Whether classes and runs are told.
+    pub runs: bool,
 }
 
 /// Up to where an agent has been told, and what it has to hold there.
@@ -56,6 +78,8 @@ pub struct Told {
     /// In order of id.
     entries: Vec<Arc<IndexedEntry>>,
     bundles: BTreeMap<TrustDomain, Arc<IndexedBundle>>,
+    /// Only where the agent wants to hear of them.
+    runs: Option<HeldRuns>,
     digest: SetDigest,
     revision: Revision,
     /// When an entry or an alias of the agent ends, in Unix seconds.
@@ -64,12 +88,14 @@ pub struct Told {
 
 impl Told {
     /// Everything that the agent has to hold now, as if it had been told all of it.
-    pub fn everything(view: &View<'_>, agent: &SpiffeId, own: &TrustDomain, now: OffsetDateTime) -> Self {
+    pub fn everything(view: &View<'_>, audience: Audience<'_>, now: OffsetDateTime) -> Self {
+        let agent = audience.agent;
         let mut told = Self {
             agent: agent.clone(),
-            own: own.clone(),
+            own: audience.own.clone(),
             entries: view.authorized_entries(agent, now),
             bundles: BTreeMap::new(),
+            runs: audience.runs.then(|| HeldRuns::all(view, agent, now)),
             digest: SetDigest::default(),
             revision: view.revision(),
             next_end: None,
@@ -77,7 +103,8 @@ impl Told {
         told.bundles = told.wanted_bundles(view);
         let entries = told.entries.iter().map(|entry| digest_of(entry));
         let bundles = told.bundles.values().map(|bundle| bundle.digest);
-        told.digest = entries.chain(bundles).collect();
+        let runs = told.runs.iter().flat_map(HeldRuns::digests);
+        told.digest = entries.chain(bundles).chain(runs).collect();
         told.next_end = told.first_end(view, now);
         told
     }
@@ -100,9 +127,19 @@ impl Told {
         self.bundles.values()
     }
 
+    /// The classes, in order of name.
+    pub fn classes(&self) -> impl Iterator<Item = &Arc<Versioned<Class>>> {
+        self.runs.iter().flat_map(|runs| runs.classes.values())
+    }
+
+    /// The runs, in order of id.
+    pub fn runs(&self) -> impl Iterator<Item = &Arc<LiveRun>> {
+        self.runs.iter().flat_map(|runs| runs.runs.values())
+    }
+
     /// How much the agent holds.
     pub fn len(&self) -> usize {
-        self.entries.len() + self.bundles.len()
+        self.entries.len() + self.bundles.len() + self.runs.as_ref().map_or(0, HeldRuns::len)
     }
 
     /// Whether the agent holds nothing.
@@ -126,6 +163,16 @@ impl Told {
         };
         if federation || pending.bundles {
             self.compare_bundles(view, &mut items);
+        }
+        if let Some(runs) = &mut self.runs {
+            let (agent, digest) = (&self.agent, &mut self.digest);
+            if pending.everything || pending.classes {
+                runs.compare_classes(view, agent, now, digest, &mut items);
+                // A class may be the first that hangs on an alias.
+                let alias = view.first_alias_end(agent, now);
+                self.next_end = [self.next_end, alias].into_iter().flatten().min();
+            }
+            runs.compare_runs(view, agent, pending, digest, &mut items);
         }
         self.revision = view.revision();
         items

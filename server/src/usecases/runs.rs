@@ -178,13 +178,14 @@ impl Runs {
         origin: &Origin,
         node: &SpiffeId,
         named: Vec<RunId>,
+        all: bool,
     ) -> Result<Vec<RunId>, RunsError> {
         if named.len() > MAX_REPORTED {
             return Err(RunsError::TooMany(named.len()));
         }
         let live: HashSet<RunId> = self.live_of(node).iter().map(|live| live.run.id).collect();
         let named: HashSet<RunId> = named.into_iter().collect();
-        for lost in live.difference(&named) {
+        for lost in live.difference(&named).filter(|_| all) {
             self.finish(origin, *lost, EndReason::Lost).await?;
         }
         let mut gone: Vec<RunId> = named.difference(&live).copied().collect();

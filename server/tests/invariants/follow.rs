@@ -9,7 +9,7 @@ use vouchsafe_identity::{Bundle, SelectorSet, SpiffeId, TrustDomain};
 use vouchsafe_proto::vouchsafe::sync::v1::FollowRequest;
 use vouchsafe_server::api::follow::hello::{self, Hello};
 use vouchsafe_server::index::Index;
-use vouchsafe_server::usecases::following::{Item, Opening, Told, WholeReason, open};
+use vouchsafe_server::usecases::following::{Audience, Item, Opening, Told, WholeReason, open};
 use vouchsafe_store::{ChangeKind, Commit, Entry, EntryId, MemoryStore, Record, Revision, SharedStore};
 
 /// The log of this server.
@@ -62,14 +62,26 @@ static INDEX: LazyLock<Arc<Index>> = LazyLock::new(|| {
 /// The digest that an agent with all entries has.
 pub(crate) fn right_digest() -> Vec<u8> {
     let now = OffsetDateTime::UNIX_EPOCH;
-    let (_following, told) = INDEX.join(&agent(), |view| Told::everything(view, &agent(), &own(), now));
+    let (agent, own) = (agent(), own());
+    let audience = Audience {
+        agent: &agent,
+        own: &own,
+        runs: false,
+    };
+    let (_following, told) = INDEX.join(&agent, |view| Told::everything(view, audience, now));
     told.point().digest.as_bytes().to_vec()
 }
 
 fn begin(hello: &Hello) -> (Told, Opening) {
     let now = OffsetDateTime::UNIX_EPOCH;
     let resume = hello.resume.as_ref();
-    let (_following, opened) = INDEX.join(&agent(), |view| open(view, &agent(), (&own(), LOG), resume, now));
+    let (agent, own) = (agent(), own());
+    let audience = Audience {
+        agent: &agent,
+        own: &own,
+        runs: hello.runs,
+    };
+    let (_following, opened) = INDEX.join(&agent, |view| open(view, audience, LOG, resume, now));
     opened
 }
 

@@ -98,6 +98,7 @@ fn methods() -> Vec<(String, String)> {
     // The agent's own services stand in the same descriptors; they are not the server's.
     let theirs = [
         "vouchsafe.agent.v1.AgentAdmin",
+        "vouchsafe.launch.v1.Launch",
         "vouchsafe.workload.v1.WorkloadInfo",
         "SpiffeWorkloadAPI",
     ];

@@ -15,6 +15,7 @@ mod clock;
 mod enforced;
 mod entries;
 mod follow;
+mod follow_runs;
 mod life;
 mod limits;
 mod restored;

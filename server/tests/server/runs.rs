@@ -22,15 +22,15 @@ use crate::support::*;
 
 type Agent = AdmissionClient<Channel>;
 
-async fn admission(server: &TestServer, agent: &Identity) -> Agent {
+pub(crate) async fn admission(server: &TestServer, agent: &Identity) -> Agent {
     AdmissionClient::new(server.tls(Some(agent)).await)
 }
 
-async fn runs(server: &TestServer) -> RunsClient<Channel> {
+pub(crate) async fn runs(server: &TestServer) -> RunsClient<Channel> {
     RunsClient::new(server.local().await)
 }
 
-fn by(uid: u32) -> run::AdmitRunRequest {
+pub(crate) fn by(uid: u32) -> run::AdmitRunRequest {
     run::AdmitRunRequest {
         class: "researcher".to_owned(),
         class_version: 1,
@@ -45,7 +45,7 @@ fn by(uid: u32) -> run::AdmitRunRequest {
     }
 }
 
-async fn admit(agent: &mut Agent) -> run::AdmitRunResponse {
+pub(crate) async fn admit(agent: &mut Agent) -> run::AdmitRunResponse {
     agent.admit_run(by(1000)).await.unwrap().into_inner()
 }
 
@@ -109,7 +109,7 @@ async fn jwt(
     Ok(agent.new_run_jwtsvid(asked).await?.into_inner())
 }
 
-fn ended(run_id: &str, outcome: Outcome) -> run::EndRunRequest {
+pub(crate) fn ended(run_id: &str, outcome: Outcome) -> run::EndRunRequest {
     run::EndRunRequest {
         run_id: run_id.to_owned(),
         outcome: Some(outcome),
@@ -162,6 +162,7 @@ async fn an_agent_reaches_only_the_runs_of_its_own_node() {
     let named = vec![run_id.clone()];
     let told = other
         .report_runs(run::ReportRunsRequest {
+            partial: false,
             run_ids: named.clone(),
         })
         .await;
@@ -645,8 +646,19 @@ async fn a_report_ends_what_the_agent_no_longer_has_and_names_what_does_not_live
         admit(&mut client).await.run_id,
     );
     client.end_run(ended(&over, Outcome::Exited(0))).await.unwrap();
+    // Some are not all.
+    let some = run::ReportRunsRequest {
+        run_ids: vec![over.clone()],
+        partial: true,
+    };
+    let told = client.report_runs(some).await.unwrap().into_inner();
+    assert_eq!(told.ended, std::slice::from_ref(&over));
+    for lives in [&kept, &lost] {
+        assert_eq!(get(&server, lives).await.state(), run::RunState::Admitted);
+    }
     let named = run::ReportRunsRequest {
         run_ids: vec![kept.clone(), over.clone()],
+        partial: false,
     };
     let told = client.report_runs(named).await.unwrap().into_inner();
     assert_eq!(told.ended, std::slice::from_ref(&over));
@@ -660,6 +672,7 @@ async fn a_report_ends_what_the_agent_no_longer_has_and_names_what_does_not_live
     }
     let many = run::ReportRunsRequest {
         run_ids: vec![kept; 10_001],
+        partial: true,
     };
     refused(
         client.report_runs(many).await,

@@ -20,19 +20,21 @@ impl Command {
     }
 }
 
-/// Every command with its flags, by asking for help recursively. Groups are not commands.
+/// Every command with its flags, by asking for help recursively. Groups are not commands, but for those that take a
+/// command of the user's too.
 pub(crate) fn commands(program: &Path) -> anyhow::Result<Vec<Command>> {
     let (mut found, mut open) = (Vec::new(), vec![Vec::<String>::new()]);
     while let Some(words) = open.pop() {
         let output = Process::new(program).args(&words).arg("--help").output()?;
         let help = String::from_utf8(output.stdout).context("help is text")?;
         let below = subcommands(&help);
-        if below.is_empty() {
+        if below.is_empty() || help.contains(" -- <") {
             found.push(Command {
                 flags: flags(&help),
-                words,
+                words: words.clone(),
             });
-        } else {
+        }
+        if !below.is_empty() {
             open.extend(below.into_iter().map(|name| [words.as_slice(), &[name]].concat()));
         }
     }

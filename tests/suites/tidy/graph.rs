@@ -13,7 +13,7 @@ use crate::tree::Finding;
 
 /// What each package of the workspace may use of the others, in tests too. The daemons share only what stands
 /// above them here, and never each other; only the command line links both.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("proto", &[]),
     ("sys", &[]),
     ("identity", &[]),
@@ -23,6 +23,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("node-attestors", &["attestors", "identity", "sys"]),
     ("workload-attestors", &["attestors", "identity", "sys"]),
     ("runtime", &["identity", "sys"]),
+    ("launch", &["sys"]),
     ("store", &["attestors", "audit", "identity", "policy"]),
     ("ca", &["audit", "identity", "runtime", "store"]),
     (
@@ -52,6 +53,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "policy",
             "runtime",
             "sys",
+            "launch",
         ],
     ),
     ("cli", &["proto", "identity", "runtime", "server", "agent"]),

@@ -194,6 +194,7 @@ impl Running {
             entries: self.entries.clone(),
             bundles: vec![bundle],
             resume: None,
+            ..Whole::default()
         }));
     }
 

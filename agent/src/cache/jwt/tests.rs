@@ -64,6 +64,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 fn token(seconds: i64) -> Arc<JwtSvid> {
     Arc::new(JwtSvid {
         token: Secret::new("token".to_owned()),
+        spiffe_id: "spiffe://example.org/a".parse().unwrap(),
         key_id: Some("key-1".to_owned()),
         lifetime: Lifetime {
             not_before: at(0),

@@ -154,3 +154,44 @@ fn a_record_shows_no_key() {
     let shown = format!("{:?}", Change::svid(&entry.id, &svid));
     assert!(!shown.contains("42"), "{shown}");
 }
+
+#[test]
+fn classes_and_runs_come_back_and_count_in_the_resume_point() {
+    let class = Class {
+        name: "researcher".to_owned(),
+        version: 3,
+        ..Class::default()
+    };
+    let run = LiveRun {
+        run_id: "01K9Z3V7Q8R4S5T6V7W8X9YZAB".to_owned(),
+        class: "researcher".to_owned(),
+        ..LiveRun::default()
+    };
+    let place = || -> Change {
+        Kind::Resume(ResumeRecord {
+            log_id: "log".to_owned(),
+            revision: 7,
+            unusable: Vec::new(),
+        })
+        .into()
+    };
+    let put: [Change; 2] = [
+        Kind::Class(Box::new(class.clone())).into(),
+        Kind::Run(run.clone()).into(),
+    ];
+    let with = read(&[last([put.to_vec(), vec![place()]].concat())]).unwrap();
+    assert!(with.classes.values().all(|held| **held == class) && with.classes.len() == 1);
+    assert!(with.runs.values().all(|held| **held == run) && with.runs.len() == 1);
+    let gone: [Change; 2] = [
+        Kind::ClassGone(class.name.clone()).into(),
+        Kind::RunGone(run.run_id.clone()).into(),
+    ];
+    // What a release sealed that knew of no classes and runs reads as none.
+    let without = read(&[last(vec![place()])]).unwrap();
+    let over = read(&[last([put.to_vec(), gone.to_vec(), vec![place()]].concat())]).unwrap();
+    assert!(over.classes.is_empty() && over.runs.is_empty());
+    assert_eq!(over.resume, without.resume);
+    assert_ne!(with.resume, without.resume);
+    let nameless: Change = Kind::Class(Box::default()).into();
+    assert!(matches!(read(&[last(vec![nameless])]), Err(BadSeal::Nonsense(_))));
+}

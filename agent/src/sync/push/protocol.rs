@@ -6,6 +6,7 @@
 
 mod gathering;
 mod pending;
+mod runs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,9 +24,12 @@ use crate::sync::protocol::MAX_ENTRIES;
 use crate::upstream::{UpstreamError, convert};
 use gathering::Gathering;
 use pending::Pending;
+pub use runs::{class_digest, run_digest};
 
 /// The newest version of the protocol that is spoken here.
 pub const VERSION: u32 = 1;
+/// The feature by which classes and runs are heard of.
+pub const RUNS: &str = "runs";
 /// Most entries and bundles of one page.
 pub const MAX_PAGE: usize = 500;
 
@@ -84,6 +88,9 @@ pub enum ProtocolError {
     /// A trust domain that is not one.
     #[error("a bundle that cannot be used: {0}")]
     Bundle(String),
+    /// A name of a class, or an id of a run, that is not one.
+    #[error("a class or run that cannot be used: {0}")]
+    Run(#[from] vouchsafe_identity::run::RunError),
 }
 
 /// What came of a message.
@@ -105,6 +112,8 @@ pub struct Following {
     /// Where the agent stands, as the server told it; `None` before the first whole set.
     resume: Option<Resume>,
     log_id: Arc<str>,
+    /// Whether the server tells of classes and runs.
+    runs: bool,
     doubt: Doubt,
 }
 
@@ -144,6 +153,7 @@ impl Following {
             state: State::Opening,
             resume: known.resume.clone(),
             log_id: "".into(),
+            runs: false,
             doubt: Doubt::None,
         };
         let resume = known.resume.as_ref().map(|resume| api::ResumePoint {
@@ -153,7 +163,7 @@ impl Following {
         });
         let hello = api::Hello {
             version: VERSION,
-            features: Vec::new(),
+            features: vec![RUNS.to_owned()],
             resume,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -172,7 +182,7 @@ impl Following {
     /// [`ProtocolError`] when the server does not keep to the protocol; the stream is over then.
     pub fn hear(&mut self, message: api::FollowResponse, known: &Knowledge) -> Result<Heard, ProtocolError> {
         match message.message {
-            Some(Response::Welcome(welcome)) => self.welcome(welcome).map(|()| Heard::default()),
+            Some(Response::Welcome(welcome)) => self.welcome(welcome, known).map(|()| Heard::default()),
             Some(Response::Page(page)) => self.page(page),
             Some(Response::Delta(delta)) => self.delta(delta, known),
             // A kind of message of a later version.
@@ -184,7 +194,7 @@ impl Following {
         }
     }
 
-    fn welcome(&mut self, welcome: api::Welcome) -> Result<(), ProtocolError> {
+    fn welcome(&mut self, welcome: api::Welcome, known: &Knowledge) -> Result<(), ProtocolError> {
         if !matches!(self.state, State::Opening) {
             return Err(ProtocolError::OutOfTurn {
                 came: "a second welcome",
@@ -195,6 +205,7 @@ impl Following {
             return Err(ProtocolError::Version(welcome.version));
         }
         self.log_id = welcome.log_id.as_str().into();
+        self.runs = welcome.features.iter().any(|feature| feature == RUNS);
         let revision = self.resume.as_ref().map(|resume| resume.revision);
         let reason = whole_for(welcome.full_reason);
         tracing::info!(revision, reason, "following the server's changes");
@@ -206,7 +217,12 @@ impl Following {
         if resume.log_id != self.log_id {
             return Err(self.other_log(&resume.log_id));
         }
-        self.state = State::Changes(Pending::default());
+        let mut pending = Pending::default();
+        if !self.runs {
+            // The server's digest counts none of them, and nobody says when they end.
+            pending.no_runs(known);
+        }
+        self.state = State::Changes(pending);
         Ok(())
     }
 
@@ -229,7 +245,7 @@ impl Following {
                 });
             }
         };
-        let count = page.entries.len() + page.bundles.len();
+        let count = page.entries.len() + page.bundles.len() + page.classes.len() + page.runs.len();
         if count > MAX_PAGE {
             return Err(ProtocolError::PageTooLarge(count));
         }
@@ -239,6 +255,9 @@ impl Following {
         }
         for bundle in page.bundles {
             gathering.bundle(bundle_of(bundle)?);
+        }
+        if self.runs {
+            gathering.runs(page.classes, page.runs)?;
         }
         let Some(point) = page.resume else {
             return Ok(Heard::default());
@@ -272,7 +291,7 @@ impl Following {
             State::Changes(pending) => pending,
         };
         for change in delta.changes {
-            pending.add(change, known)?;
+            pending.add(change, known, self.runs)?;
         }
         let Some(point) = delta.resume else {
             return Ok(Heard::default());

@@ -11,6 +11,8 @@ use crate::usecases::nodes::MAX_VERSION_BYTES;
 
 /// The newest version of the protocol that is spoken here.
 const NEWEST_VERSION: u32 = 1;
+/// The feature by which agents hear of classes and runs.
+pub(super) const RUNS: &str = "runs";
 /// Longest name of a log of changes, in bytes.
 const MAX_LOG_ID_BYTES: usize = 255;
 
@@ -19,6 +21,8 @@ const MAX_LOG_ID_BYTES: usize = 255;
 pub struct Hello {
     /// The version that is spoken.
     pub version: u32,
+    /// Whether classes and runs are told.
+    pub runs: bool,
     /// Up to where the agent has followed before.
     pub resume: Option<Resume>,
     /// The agent's release.
@@ -41,6 +45,7 @@ pub fn read(message: Option<FollowRequest>) -> Result<Hello, Status> {
     let agent_version = limited("hello.agent_version", hello.agent_version, MAX_VERSION_BYTES)?;
     Ok(Hello {
         version: hello.version.min(NEWEST_VERSION),
+        runs: hello.features.iter().any(|feature| feature == RUNS),
         resume: hello.resume.map(resume).transpose()?,
         agent_version,
     })

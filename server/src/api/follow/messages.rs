@@ -3,11 +3,14 @@
 use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message;
 use vouchsafe_proto::vouchsafe::sync::v1::{
-    AuthorityTaint, Change, Delta, FollowResponse, FullReason, Page, ResumePoint, Welcome, authority_taint,
+    AuthorityTaint, Change, Delta, FollowResponse, FullReason, LiveRun, Page, ResumePoint, RunGone, Welcome,
+    authority_taint,
 };
+use vouchsafe_store::Run;
 
-use crate::convert::{bundle, entry};
-use crate::usecases::following::{Authority, Item, Point, Taint, WholeReason};
+use super::hello::{Hello, RUNS};
+use crate::convert::{bundle, class, entry};
+use crate::usecases::following::{Authority, Item, Point, Taint, WholeReason, spiffe_id_of};
 
 /// Most entries, bundles or changes in one message.
 pub(super) const MAX_ITEMS: usize = 500;
@@ -22,8 +25,27 @@ pub(super) fn change(item: &Item) -> Change {
         Item::Bundle(put) => Kind::BundlePut(bundle::message(&put.bundle, None)),
         Item::BundleGone(trust_domain) => Kind::BundleGone(trust_domain.name().to_owned()),
         Item::Taint(taint) => Kind::AuthorityTaint(authority_taint(taint)),
+        Item::Class(put) => Kind::ClassPut(Box::new(class::message(&put.value, 0))),
+        Item::ClassGone(name) => Kind::ClassGone(name.to_string()),
+        Item::Run(live) => Kind::RunPut(live_run(&live.run)),
+        Item::RunGone(id, reason) => Kind::RunGone(RunGone {
+            run_id: id.to_string(),
+            reason: reason.clone(),
+        }),
     };
     Change { kind: Some(kind) }
+}
+
+/// A run as its node is told of it.
+pub(super) fn live_run(run: &Run) -> LiveRun {
+    LiveRun {
+        run_id: run.id.to_string(),
+        spiffe_id: spiffe_id_of(run),
+        class: run.class.to_string(),
+        class_version: run.class_version,
+        admitted_at: run.admitted_at.unix_timestamp(),
+        expires_at: run.expires_at.unix_timestamp(),
+    }
 }
 
 fn authority_taint(taint: &Taint) -> AuthorityTaint {
@@ -59,10 +81,10 @@ pub(super) fn full_reason(reason: WholeReason) -> FullReason {
 }
 
 /// The first message.
-pub(super) fn welcome(version: u32, reason: Option<WholeReason>, log_id: &str) -> FollowResponse {
+pub(super) fn welcome(hello: &Hello, reason: Option<WholeReason>, log_id: &str) -> FollowResponse {
     response(Message::Welcome(Welcome {
-        version,
-        features: Vec::new(),
+        version: hello.version,
+        features: hello.runs.then(|| RUNS.to_owned()).into_iter().collect(),
         full_reason: reason.map_or(FullReason::Unspecified, full_reason).into(),
         log_id: log_id.to_owned(),
     }))

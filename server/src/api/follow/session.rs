@@ -22,7 +22,7 @@ use crate::errors::{chain, try_again};
 use crate::index::{Following, IndexedBundle, View};
 use crate::layers::Call;
 use crate::random::between;
-use crate::usecases::following::{self, Item, MAX_CHANGES, Opening, Told, WholeReason};
+use crate::usecases::following::{self, Audience, Item, MAX_CHANGES, Opening, Told, WholeReason};
 use crate::usecases::nodes::{AgentRefusal, check_standing};
 
 /// How long an agent may take to say hello.
@@ -95,6 +95,8 @@ pub(super) struct Session {
     /// Before this the agent gets no further whole set.
     next_resync: OffsetDateTime,
     resync: bool,
+    /// Whether the agent hears of classes and runs.
+    runs: bool,
 }
 
 impl Session {
@@ -113,16 +115,16 @@ impl Session {
         note_version(&api, call, &holder.agent, &hello).await;
         let log_id = log_id(&api.store);
         let now = api.clock.now();
-        let names = (&api.trust_domain, log_id.as_str());
+        let runs = hello.runs;
         let (following, opened) = api.index.join(&holder.agent, |view| {
             holder.may_go_on(view, false, now)?;
-            Ok::<_, Status>(following::open(
-                view,
-                &holder.agent,
-                names,
-                hello.resume.as_ref(),
-                now,
-            ))
+            let audience = Audience {
+                agent: &holder.agent,
+                own: &api.trust_domain,
+                runs,
+            };
+            let resume = hello.resume.as_ref();
+            Ok::<_, Status>(following::open(view, audience, &log_id, resume, now))
         });
         let (told, opening) = opened?;
         let life = api.limits.max_connection_age.get() + between(&api.clock, AFTER_CONNECTION_AGE);
@@ -138,6 +140,7 @@ impl Session {
             too_old: now + life,
             next_resync: now,
             resync: false,
+            runs,
             api,
         };
         session.serve(hello, opening, incoming).await
@@ -154,14 +157,13 @@ impl Session {
             Opening::Whole(reason) => {
                 tracing::debug!(spiffe_id = %agent, entries, reason = reason.name(), "an agent follows");
                 let turn = self.turn().await?;
-                self.send(messages::welcome(hello.version, Some(reason), &self.log_id))
+                self.send(messages::welcome(&hello, Some(reason), &self.log_id))
                     .await?;
                 self.tell_whole(turn, FullReason::Unspecified).await?;
             }
             Opening::Changes(items) => {
                 tracing::debug!(spiffe_id = %agent, entries, count = items.len(), "an agent follows on");
-                self.send(messages::welcome(hello.version, None, &self.log_id))
-                    .await?;
+                self.send(messages::welcome(&hello, None, &self.log_id)).await?;
                 self.tell(&items).await?;
             }
         }
@@ -273,10 +275,15 @@ impl Session {
     async fn start_anew(&mut self) -> Result<(), Status> {
         let turn = self.turn().await?;
         let now = self.api.clock.now();
-        let (holder, own) = (&self.holder, &self.api.trust_domain);
+        let holder = &self.holder;
+        let audience = Audience {
+            agent: &holder.agent,
+            own: &self.api.trust_domain,
+            runs: self.runs,
+        };
         let told = self.following.look(|view, pending| {
             holder.may_go_on(view, pending.replaced, now)?;
-            Ok::<_, Status>(Told::everything(view, &holder.agent, own, now))
+            Ok::<_, Status>(Told::everything(view, audience, now))
         });
         self.told = told?;
         (self.looked_at, self.resync) = (now, false);
@@ -333,13 +340,25 @@ impl Session {
                 .await?;
             page.entries.push(message);
         }
+        for class in self.told.classes() {
+            let message = crate::convert::class::message(&class.value, 0);
+            self.make_room(&mut page, &mut size, message.encoded_len())
+                .await?;
+            page.classes.push(message);
+        }
+        for live in self.told.runs() {
+            let message = messages::live_run(&live.run);
+            self.make_room(&mut page, &mut size, message.encoded_len())
+                .await?;
+            page.runs.push(message);
+        }
         page.resume = Some(messages::resume_point(&self.log_id, self.told.point()));
         self.send(messages::page(page)).await
     }
 
     /// Sends a page to which no more can be added.
     async fn make_room(&self, page: &mut Page, size: &mut usize, more: usize) -> Result<(), Status> {
-        let items = page.entries.len() + page.bundles.len();
+        let items = page.entries.len() + page.bundles.len() + page.classes.len() + page.runs.len();
         if items == MAX_ITEMS || (items > 0 && *size + more > MAX_BYTES) {
             self.send(messages::page(std::mem::take(page))).await?;
             *size = 0;

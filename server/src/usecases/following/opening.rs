@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use vouchsafe_identity::{SpiffeId, TrustDomain};
+use vouchsafe_identity::TrustDomain;
+use vouchsafe_runtime::SetDigest;
 use vouchsafe_runtime::set_digest::DIGEST_BYTES;
 use vouchsafe_store::{EntryId, Revision};
 
-use super::{Item, MAX_CHANGES, Told};
+use super::runs::HeldRuns;
+use super::{Audience, Item, MAX_CHANGES, Told};
 use crate::index::{Missed, View};
 
 /// Up to where an agent says that it has followed.
@@ -62,12 +64,12 @@ pub enum Opening {
 /// Reckons what the agent has to hold, and how it gets there.
 pub fn open(
     view: &View<'_>,
-    agent: &SpiffeId,
-    (own, log_id): (&TrustDomain, &str),
+    audience: Audience<'_>,
+    log_id: &str,
     resume: Option<&Resume>,
     now: OffsetDateTime,
 ) -> (Told, Opening) {
-    let told = Told::everything(view, agent, own, now);
+    let told = Told::everything(view, audience, now);
     let Some(resume) = resume else {
         return (told, Opening::Whole(WholeReason::First));
     };
@@ -77,10 +79,26 @@ pub fn open(
     if resume.digest == *told.digest.as_bytes() {
         return (told, Opening::Changes(Vec::new()));
     }
-    let opening = match view.missed(agent, resume.revision) {
+    // Up to now it was told entries and bundles alone.
+    if let Some(runs) = &told.runs
+        && resume.digest == *told.digest_without(runs).as_bytes()
+    {
+        let items = runs.items();
+        return (told, Opening::Changes(items));
+    }
+    let missed = view.missed(audience.agent, resume.revision);
+    let missed = match audience.runs {
+        true => missed,
+        false => missed.map(Missed::without_runs),
+    };
+    let opening = match missed {
         None => Opening::Whole(WholeReason::Pruned),
         Some(missed) if missed == Missed::default() => Opening::Whole(WholeReason::Digest),
-        Some(missed) if missed.everything || missed.entries.len() > MAX_CHANGES => {
+        Some(missed)
+            if missed.everything
+                || missed.all_classes
+                || missed.entries.len() + missed.classes.len() + missed.runs.len() > MAX_CHANGES =>
+        {
             Opening::Whole(WholeReason::TooMany)
         }
         Some(missed) => Opening::Changes(told.since(view, &missed)),
@@ -118,6 +136,15 @@ impl Told {
         }
         items.extend(entries);
         items.extend(gone);
+        if let Some(runs) = &self.runs {
+            runs.since(view, &self.agent, missed, &mut items);
+        }
         items
+    }
+
+    fn digest_without(&self, runs: &HeldRuns) -> SetDigest {
+        let mut digest = self.digest;
+        runs.digests().for_each(|one| digest.toggle(one));
+        digest
     }
 }

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 use vouchsafe_identity::{Bundle, JwtAuthority, Selector, SelectorSet, X509Authority};
-use vouchsafe_store::{ChangeKind, Commit, Entry, Key, MemoryStore, Node, Record, SharedStore};
+use vouchsafe_identity::{ClassId, Labels, Sha256};
+use vouchsafe_store::class::{ClassNodes, ClassSpec, Isolation, MeasuredFile, OnEnd, Program, SvidPolicy};
+use vouchsafe_store::run::{EndReason, Ended};
+use vouchsafe_store::{ChangeKind, Class, Commit, Entry, Key, MemoryStore, Node, Record, Run, SharedStore};
 
 use super::*;
 use crate::index::{Following, Index};
@@ -63,6 +66,14 @@ enum Step {
     Authority(usize),
     Taint(usize),
     NoBundle(usize),
+    /// A class of that number, for these nodes; `None`: for all.
+    Class(u8, Option<Vec<&'static str>>),
+    NoClass(u8),
+    /// A run of that number is admitted there, or has ended.
+    Admit(u8, &'static str),
+    End(u8, &'static str),
+    /// A run is no longer kept.
+    Prune(u8),
     Later(i64),
     Cut,
     Return,
@@ -84,11 +95,84 @@ fn node(has: &[u8]) -> Node {
     }
 }
 
+fn hearing<'a>(agent: &'a SpiffeId, own: &'a TrustDomain) -> Audience<'a> {
+    Audience {
+        agent,
+        own,
+        runs: true,
+    }
+}
+
+fn class(name: u8, version: u64, nodes: Option<&[&'static str]>) -> Class {
+    let at = OffsetDateTime::from_unix_timestamp(START).unwrap();
+    let these = |nodes: &[&'static str]| ClassNodes::These(nodes.iter().map(|path| id(path)).collect());
+    Class {
+        name: ClassName::new(&format!("c{name}")).unwrap(),
+        id: ClassId::of(id(&format!("/agent/c{name}"))).unwrap(),
+        version,
+        spec: ClassSpec {
+            description: String::new(),
+            program: Program {
+                executable: MeasuredFile {
+                    path: "/bin/agent".to_owned(),
+                    sha256: Sha256::new(&"0a".repeat(32)).unwrap(),
+                    role: None,
+                },
+                code: None,
+                fixed_args: Vec::new(),
+                extra_args: false,
+            },
+            files: Vec::new(),
+            user: Default::default(),
+            env_allow: Vec::new(),
+            nodes: nodes.map_or(ClassNodes::Any, these),
+            launchers: Vec::new(),
+            max_ttl_seconds: 60,
+            max_runs: 9,
+            svids: SvidPolicy::default(),
+            isolation: Isolation::Process,
+            allow_mutable_files: false,
+            on_end: OnEnd::Kill,
+            harden: Default::default(),
+            disabled: false,
+        },
+        created_at: at,
+        updated_at: at,
+    }
+}
+
+fn run(number: u8, node: &str) -> Run {
+    let class = class(number, 1, None);
+    let at = OffsetDateTime::from_unix_timestamp(START).unwrap();
+    Run {
+        id: RunId::made(1_800_000_000_000 + u64::from(number), 7),
+        class: class.name,
+        class_id: class.id,
+        class_version: 1,
+        place: u32::from(number) + 1,
+        node: id(node),
+        launcher: String::new(),
+        parent: None,
+        task: None,
+        labels: Labels::default(),
+        uid: 1,
+        isolation: Isolation::Process,
+        measured_sha256: None,
+        svids: SvidPolicy::default(),
+        admitted_at: at,
+        expires_at: at,
+        started: None,
+        ended: None,
+    }
+}
+
 /// An agent that does what it is told.
 #[derive(Debug, Default)]
 struct Model {
     entries: BTreeMap<EntryId, Arc<IndexedEntry>>,
     bundles: BTreeMap<TrustDomain, Bundle>,
+    classes: BTreeMap<ClassName, Arc<Versioned<Class>>>,
+    runs: BTreeMap<RunId, Arc<LiveRun>>,
 }
 
 impl Model {
@@ -100,6 +184,9 @@ impl Model {
             .collect();
         let bundles = told.bundles().map(|b| b.bundle.clone());
         self.bundles = bundles.map(|b| (b.trust_domain.clone(), b)).collect();
+        let classes = told.classes().map(|c| (c.value.name.clone(), Arc::clone(c)));
+        self.classes = classes.collect();
+        self.runs = told.runs().map(|live| (live.run.id, Arc::clone(live))).collect();
     }
 
     fn apply(&mut self, items: Vec<Item>) {
@@ -117,6 +204,18 @@ impl Model {
                 }
                 Item::BundleGone(name) => {
                     self.bundles.remove(&name);
+                }
+                Item::Class(class) => {
+                    self.classes.insert(class.value.name.clone(), class);
+                }
+                Item::ClassGone(name) => {
+                    self.classes.remove(&name);
+                }
+                Item::Run(live) => {
+                    self.runs.insert(live.run.id, live);
+                }
+                Item::RunGone(id, _) => {
+                    self.runs.remove(&id);
                 }
                 Item::Taint(taint) => {
                     let bundle = self.bundles.get_mut(&taint.trust_domain).unwrap();
@@ -143,6 +242,7 @@ impl Model {
         let entries = self.entries.values().map(|entry| digest_of(entry));
         entries
             .chain(self.bundles.values().map(ItemDigest::of_bundle))
+            .chain(runs::digests(&self.classes, &self.runs))
             .collect()
     }
 }
@@ -198,6 +298,49 @@ impl Walk {
         let commit = Commit::default().put(Record::Bundle(bundle.clone()));
         self.commit(commit.change(ChangeKind::Bundle(domain(DOMAINS[which]))))
             .await;
+    }
+
+    async fn put_run(&self, run: Run) {
+        let kind = ChangeKind::Run(run.id);
+        self.commit(Commit::default().put(Record::Run(run)).change(kind))
+            .await;
+    }
+
+    async fn take_of_runs(&self, step: &Step) {
+        match step {
+            Step::Class(name, nodes) => {
+                let made = class(*name, u64::try_from(self.steps).unwrap(), nodes.as_deref());
+                let kind = ChangeKind::Class(made.name.clone());
+                self.commit(Commit::default().put(Record::Class(made)).change(kind))
+                    .await;
+            }
+            Step::NoClass(name) => {
+                let name = class(*name, 0, None).name;
+                let commit = Commit::default().delete(Key::Class(name.clone()));
+                self.commit(commit.change(ChangeKind::Class(name))).await;
+            }
+            Step::Admit(number, node) => self.put_run(run(*number, node)).await,
+            Step::End(number, node) => {
+                let ended = Ended {
+                    at: self.time(),
+                    reason: EndReason::Lost,
+                    svids_end_at: self.time(),
+                    svids_issued: 0,
+                };
+                let ended = Some(ended);
+                self.put_run(Run {
+                    ended,
+                    ..run(*number, node)
+                })
+                .await;
+            }
+            Step::Prune(number) => {
+                let id = run(*number, AGENT).id;
+                let commit = Commit::default().delete(Key::Run(id));
+                self.commit(commit.change(ChangeKind::Run(id))).await;
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn take(&mut self, step: &Step) {
@@ -259,6 +402,7 @@ impl Walk {
             Step::Cut => self.stream = None,
             Step::Return if self.stream.is_none() => self.open(),
             Step::Return => {}
+            of_runs => self.take_of_runs(of_runs).await,
         }
         self.listen();
     }
@@ -268,7 +412,7 @@ impl Walk {
         let resume = self.point.as_ref().map(|(resume, _)| resume);
         let (following, (told, opening)) = self
             .index
-            .join(&agent, |view| open(view, &agent, (&own, LOG), resume, now));
+            .join(&agent, |view| open(view, hearing(&agent, &own), LOG, resume, now));
         match opening {
             Opening::Whole(reason) => {
                 assert_eq!(reason == WholeReason::First, resume.is_none());
@@ -306,6 +450,23 @@ impl Walk {
         assert_eq!(self.model.digest(), point.digest);
         let held: Vec<_> = self.model.entries.values().cloned().collect();
         assert_eq!(held, self.index.authorized_entries(&id(AGENT), self.time()));
+        let classes = self.index.classes(None, usize::MAX).rows.into_iter();
+        let here = |class: &Arc<Versioned<Class>>| {
+            self.index
+                .is_among(&id(AGENT), &class.value.spec.nodes, self.time())
+        };
+        let classes: BTreeMap<_, _> = classes.filter(here).map(|c| (c.value.name.clone(), c)).collect();
+        let names = |held: &BTreeMap<ClassName, Arc<Versioned<Class>>>| {
+            held.values().map(|class| class.value.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&self.model.classes), names(&classes));
+        let filter = crate::index::RunFilter {
+            node: Some(id(AGENT)),
+            ..Default::default()
+        };
+        let runs = self.index.runs(&filter, None, usize::MAX).rows.into_iter();
+        let runs: Vec<RunId> = runs.map(|live| live.run.id).collect();
+        assert!(self.model.runs.keys().eq(&runs));
         let mut wanted = BTreeSet::from([domain(DOMAINS[0])]);
         wanted.extend(held.iter().flat_map(|entry| entry.federates_with.iter().cloned()));
         let kept = self
@@ -372,6 +533,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             lives,
         })
     });
+    let nodes = prop::sample::subsequence(vec![AGENT, "/spire/agent/y", "/a", "/b", "/c"], 0..3);
     prop_oneof![
         8 => put,
         3 => (0..10_u8).prop_map(Step::Remove),
@@ -379,6 +541,11 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0..3_usize).prop_map(Step::Authority),
         1 => (0..3_usize).prop_map(Step::Taint),
         1 => (0..3_usize).prop_map(Step::NoBundle),
+        3 => (0..4_u8, prop::option::weighted(0.8, nodes)).prop_map(|(name, nodes)| Step::Class(name, nodes)),
+        1 => (0..4_u8).prop_map(Step::NoClass),
+        2 => (0..4_u8, prop::sample::select(vec![AGENT, "/spire/agent/y"])).prop_map(|(n, on)| Step::Admit(n, on)),
+        1 => (0..4_u8, prop::sample::select(vec![AGENT, "/spire/agent/y"])).prop_map(|(n, on)| Step::End(n, on)),
+        1 => (0..4_u8).prop_map(Step::Prune),
         1 => (1..5_i64).prop_map(Step::Later),
         2 => Just(Step::Cut),
         3 => Just(Step::Return),
@@ -447,7 +614,7 @@ fn what_does_not_concern_an_agent_does_not_wake_it_and_leaves_its_resume_point_g
         let own = domain(DOMAINS[0]);
         let opening = |resume: Option<&Resume>| {
             let agent = id(AGENT);
-            let look = |view: &View<'_>| open(view, &agent, (&own, LOG), resume, walk.time());
+            let look = |view: &View<'_>| open(view, hearing(&agent, &own), LOG, resume, walk.time());
             walk.index.join(&agent, look).1.1
         };
         let good = walk.point.clone().map(|(resume, _)| resume).unwrap();
@@ -494,7 +661,7 @@ fn after_a_restart_the_store_still_knows_what_changed() {
         walk.index = Index::load(&walk.store).await.unwrap();
         let resume = walk.point.clone().map(|(resume, _)| resume);
         let (own, agent, now) = (domain(DOMAINS[0]), id(AGENT), walk.time());
-        let look = |view: &View<'_>| open(view, &agent, (&own, LOG), resume.as_ref(), now);
+        let look = |view: &View<'_>| open(view, hearing(&agent, &own), LOG, resume.as_ref(), now);
         let (_, (told, opening)) = walk.index.join(&agent, look);
         let Opening::Changes(items) = opening else {
             panic!("{opening:?}");

@@ -163,6 +163,27 @@ impl Runs {
         Err(RunsError::Crowded(asked.class.clone()))
     }
 
+    /// A class, for a node on which it may run.
+    ///
+    /// # Errors
+    /// [`Refusal`], as an admission would have it.
+    pub fn describe(&self, origin: &Origin, node: &SpiffeId, name: &ClassName) -> Result<Class, Refusal> {
+        let class = self.index.class(name);
+        let class = class.ok_or_else(|| Refusal::UnknownClass(name.clone()))?;
+        self.on_node(origin, node, &class.value)?;
+        Ok(class.value.clone())
+    }
+
+    fn on_node(&self, origin: &Origin, node: &SpiffeId, class: &Class) -> Result<(), Refusal> {
+        match self.index.is_among(node, &class.spec.nodes, origin.at) {
+            true => Ok(()),
+            false => Err(Refusal::Node {
+                class: class.name.clone(),
+                node: node.clone(),
+            }),
+        }
+    }
+
     /// Who launches, for people, if it may.
     fn may_launch(
         &self,
@@ -176,12 +197,7 @@ impl Runs {
         if spec.disabled {
             return Err(Refusal::Disabled(name()));
         }
-        if !self.index.is_among(node, &spec.nodes, origin.at) {
-            return Err(Refusal::Node {
-                class: name(),
-                node: node.clone(),
-            });
-        }
+        self.on_node(origin, node, class)?;
         if asked.class_version != class.version {
             return Err(Refusal::Changed {
                 class: name(),

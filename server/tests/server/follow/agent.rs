@@ -9,13 +9,15 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use vouchsafe_proto::spire::api::types;
+use vouchsafe_proto::vouchsafe::run::v1::Class;
 use vouchsafe_proto::vouchsafe::sync::v1::authority_taint::Authority;
 use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_request::Message as Ask;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message;
 use vouchsafe_proto::vouchsafe::sync::v1::sync_client::SyncClient;
 use vouchsafe_proto::vouchsafe::sync::v1::{
-    AuthorityTaint, Change, FollowRequest, FollowResponse, FullReason, Hello, Page, ResumePoint, Welcome,
+    AuthorityTaint, Change, FollowRequest, FollowResponse, FullReason, Hello, LiveRun, Page, ResumePoint,
+    Welcome,
 };
 use vouchsafe_runtime::{ItemDigest, SetDigest};
 
@@ -29,6 +31,10 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 pub(crate) struct Held {
     pub(crate) entries: BTreeMap<String, types::Entry>,
     pub(crate) bundles: BTreeMap<String, types::Bundle>,
+    pub(crate) classes: BTreeMap<String, Class>,
+    pub(crate) runs: BTreeMap<String, LiveRun>,
+    /// How runs ended.
+    pub(crate) ended: BTreeMap<String, String>,
     pub(crate) point: Option<ResumePoint>,
     /// How often an authority was tainted, apart from what came with whole bundles.
     pub(crate) taints: usize,
@@ -44,7 +50,21 @@ impl Held {
             parsed.refresh_hint = Some(Duration::from_secs(hint));
             ItemDigest::of_bundle(&parsed)
         });
-        entries.chain(bundles).collect::<SetDigest>().as_bytes().to_vec()
+        let classes = self.classes.values().map(|class| {
+            let names = (class.name.as_str(), class.id.as_str());
+            ItemDigest::of_class(names, class.version, class.created_at, class.updated_at)
+        });
+        let runs = self.runs.values().map(|run| {
+            let class = (run.class.as_str(), run.class_version);
+            ItemDigest::of_run(
+                (&run.run_id, &run.spiffe_id),
+                class,
+                run.admitted_at,
+                run.expires_at,
+            )
+        });
+        let all = entries.chain(bundles).chain(classes).chain(runs);
+        all.collect::<SetDigest>().as_bytes().to_vec()
     }
 
     fn apply(&mut self, change: Change) {
@@ -62,6 +82,19 @@ impl Held {
                 self.bundles.remove(&name);
             }
             Kind::AuthorityTaint(taint) => self.taint(taint),
+            Kind::ClassPut(class) => {
+                self.classes.insert(class.name.clone(), *class);
+            }
+            Kind::ClassGone(name) => {
+                self.classes.remove(&name);
+            }
+            Kind::RunPut(run) => {
+                self.runs.insert(run.run_id.clone(), run);
+            }
+            Kind::RunGone(gone) => {
+                self.runs.remove(&gone.run_id);
+                self.ended.insert(gone.run_id, gone.reason);
+            }
         }
     }
 
@@ -119,7 +152,34 @@ pub(crate) fn hello(resume: Option<ResumePoint>) -> FollowRequest {
     }
 }
 
+/// As [`hello`], for classes and runs too.
+pub(crate) fn hello_for_runs(resume: Option<ResumePoint>) -> FollowRequest {
+    let hello = Hello {
+        version: 1,
+        features: vec!["later".to_owned(), "runs".to_owned()],
+        resume,
+        ..Hello::default()
+    };
+    FollowRequest {
+        message: Some(Ask::Hello(hello)),
+    }
+}
+
 impl Follows {
+    /// Follows classes and runs too, and takes the whole set.
+    pub(crate) async fn open_for_runs(server: &TestServer, agent: &Identity) -> Self {
+        let mut stream = Self::begin(server, agent, hello_for_runs(None)).await;
+        assert_eq!(stream.welcome().await.features, ["runs"]);
+        stream.until(|held| held.point.is_some()).await;
+        stream
+    }
+
+    /// Follows on from what the agent holds, classes and runs too.
+    pub(crate) async fn resume_for_runs(server: &TestServer, agent: &Identity, held: Held) -> Self {
+        let stream = Self::begin(server, agent, hello_for_runs(held.point.clone())).await;
+        Self { held, ..stream }
+    }
+
     /// Follows from nothing on, and takes the whole set.
     pub(crate) async fn open(server: &TestServer, agent: &Identity) -> Self {
         let mut stream = Self::begin(server, agent, hello(None)).await;
@@ -212,6 +272,12 @@ impl Follows {
         self.new
             .bundles
             .extend(bundles.map(|bundle| (bundle.trust_domain.clone(), bundle)));
+        let classes = page.classes.into_iter();
+        self.new
+            .classes
+            .extend(classes.map(|class| (class.name.clone(), class)));
+        let runs = page.runs.into_iter();
+        self.new.runs.extend(runs.map(|run| (run.run_id.clone(), run)));
         if let Some(point) = page.resume {
             let before = self.held.point.take();
             self.held = std::mem::take(&mut self.new);

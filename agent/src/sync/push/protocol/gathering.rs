@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use vouchsafe_identity::{Bundle, TrustDomain};
+use vouchsafe_identity::{Bundle, ClassName, RunId, TrustDomain};
+use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 use vouchsafe_runtime::set_digest::{ItemDigest, SetDigest};
 
+use super::runs::{class_digest, class_of, run_digest, run_of};
 use super::{MAX_ENTRIES, ProtocolError, Told, entry_digest};
 use crate::entry::{Entry, EntryId, EntryVersion};
 use crate::knowledge::Whole;
@@ -18,6 +21,8 @@ pub(super) struct Gathering {
     entries: HashMap<EntryId, Arc<Entry>>,
     unusable: BTreeMap<EntryId, EntryVersion>,
     bundles: BTreeMap<TrustDomain, Bundle>,
+    classes: BTreeMap<ClassName, Arc<Class>>,
+    runs: BTreeMap<RunId, Arc<LiveRun>>,
 }
 
 impl Gathering {
@@ -47,6 +52,21 @@ impl Gathering {
         self.bundles.insert(bundle.trust_domain.clone(), bundle);
     }
 
+    pub(super) fn runs(&mut self, classes: Vec<Class>, runs: Vec<LiveRun>) -> Result<(), ProtocolError> {
+        for class in classes {
+            let (name, class) = class_of(class)?;
+            self.classes.insert(name, class);
+        }
+        for run in runs {
+            let (id, run) = run_of(run)?;
+            self.runs.insert(id, run);
+        }
+        match self.classes.len() + self.runs.len() > MAX_ENTRIES {
+            true => Err(ProtocolError::TooMany),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn has_bundle_of(&self, trust_domain: &TrustDomain) -> bool {
         self.bundles.contains_key(trust_domain)
     }
@@ -60,10 +80,14 @@ impl Gathering {
             .map(|(id, version)| entry_digest(id, version));
         let digest = entries
             .chain(self.bundles.values().map(ItemDigest::of_bundle))
+            .chain(self.classes.values().map(|class| class_digest(class)))
+            .chain(self.runs.values().map(|run| run_digest(run)))
             .collect();
         let whole = Whole {
             entries: self.entries.into_values().collect(),
             bundles: self.bundles.into_values().collect(),
+            classes: self.classes,
+            runs: self.runs,
             resume: None,
         };
         (whole, digest, Arc::new(self.unusable))

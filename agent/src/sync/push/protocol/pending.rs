@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vouchsafe_identity::{Bundle, TrustDomain};
+use vouchsafe_identity::{Bundle, ClassName, RunId, TrustDomain};
+use vouchsafe_proto::vouchsafe::run::v1::Class;
 use vouchsafe_proto::vouchsafe::sync::v1 as api;
 use vouchsafe_proto::vouchsafe::sync::v1::authority_taint::Authority;
 use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 use vouchsafe_runtime::set_digest::{ItemDigest, SetDigest};
 
+use super::runs::{class_digest, class_of, run_digest, run_of};
 use super::{MAX_ENTRIES, ProtocolError, Told, bundle_of, domain_of, entry_digest, told};
 use crate::entry::{EntryId, EntryVersion};
-use crate::knowledge::{Changes, Knowledge};
+use crate::knowledge::{Changes, Knowledge, RunNews};
 
 /// What came so far: of several changes of the same thing the last counts.
 #[derive(Debug, Default)]
@@ -19,10 +21,26 @@ pub(super) struct Pending {
     entries: BTreeMap<EntryId, Told>,
     /// `None`: it is gone.
     bundles: BTreeMap<TrustDomain, Option<Bundle>>,
+    classes: BTreeMap<ClassName, Option<Arc<Class>>>,
+    runs: BTreeMap<RunId, RunNews>,
 }
 
 impl Pending {
-    pub(super) fn add(&mut self, change: api::Change, known: &Knowledge) -> Result<(), ProtocolError> {
+    /// That there are no classes and runs.
+    pub(super) fn no_runs(&mut self, known: &Knowledge) {
+        let unknown: Arc<str> = "".into();
+        self.classes = known.classes.keys().map(|name| (name.clone(), None)).collect();
+        let ended = |id: &RunId| (*id, RunNews::Ended(Arc::clone(&unknown)));
+        self.runs = known.runs.keys().map(ended).collect();
+    }
+
+    /// Takes in a change; those of classes and runs only where `runs`.
+    pub(super) fn add(
+        &mut self,
+        change: api::Change,
+        known: &Knowledge,
+        runs: bool,
+    ) -> Result<(), ProtocolError> {
         match change.kind {
             Some(Kind::EntryPut(entry)) => {
                 let (id, told) = told(entry, &known.trust_domain);
@@ -43,9 +61,26 @@ impl Pending {
                 self.bundles.insert(trust_domain, None);
             }
             Some(Kind::AuthorityTaint(taint)) => self.taint(&taint, known)?,
-            None => tracing::debug!("a change of a kind that this agent does not know is skipped"),
+            Some(Kind::ClassPut(class)) if runs => {
+                let (name, class) = class_of(*class)?;
+                self.classes.insert(name, Some(class));
+            }
+            Some(Kind::ClassGone(name)) if runs => {
+                self.classes.insert(ClassName::new(&name)?, None);
+            }
+            Some(Kind::RunPut(run)) if runs => {
+                let (id, run) = run_of(run)?;
+                self.runs.insert(id, RunNews::Lives(run));
+            }
+            Some(Kind::RunGone(gone)) if runs => {
+                let how = gone.reason.as_str().into();
+                self.runs.insert(RunId::new(&gone.run_id)?, RunNews::Ended(how));
+            }
+            Some(Kind::ClassPut(_) | Kind::ClassGone(_) | Kind::RunPut(_) | Kind::RunGone(_)) | None => {
+                tracing::debug!("a change of a kind that is not spoken is skipped");
+            }
         }
-        match self.entries.len() > MAX_ENTRIES {
+        match self.entries.len() + self.classes.len() + self.runs.len() > MAX_ENTRIES {
             true => Err(ProtocolError::TooMany),
             false => Ok(()),
         }
@@ -124,6 +159,20 @@ impl Pending {
                 None => changes.bundles_gone.push(trust_domain),
             }
         }
+        for (name, class) in &self.classes {
+            let before = known.classes.get(name);
+            let both = before.into_iter().chain(class);
+            both.for_each(|class| digest.toggle(class_digest(class)));
+        }
+        for (id, news) in &self.runs {
+            let after = match news {
+                RunNews::Lives(run) => Some(run),
+                RunNews::Ended(_) => None,
+            };
+            let both = known.runs.get(id).into_iter().chain(after);
+            both.for_each(|run| digest.toggle(run_digest(run)));
+        }
+        (changes.classes, changes.runs) = (self.classes, self.runs);
         (changes, digest, unusable)
     }
 }

@@ -1,5 +1,7 @@
 //! Streams of a server that keeps to the protocol, and of ones that do not.
 
+mod runs;
+
 use proptest::prelude::*;
 use vouchsafe_identity::bundle::X509Authority;
 use vouchsafe_identity::{Bundle, TrustDomain};
@@ -105,6 +107,7 @@ fn page(
         bundles,
         resume,
         full_reason,
+        ..api::Page::default()
     }))
 }
 

@@ -1,0 +1,334 @@
+//! What a file is, before it runs: opened once, hashed through the descriptor, and looked at from the root down for
+//! who could change it. Whether that is enough is for the caller.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use nix::libc;
+
+use crate::{Digest, User};
+
+/// How much of a file is read at a time.
+const CHUNK_BYTES: usize = 128 * 1024;
+
+/// Files remembered with their hash.
+const REMEMBERED: usize = 4096;
+
+/// Mode bits: others may write; the group may write; only owners may rename and remove.
+const OTHERS_WRITE: u32 = 0o002;
+const GROUP_WRITES: u32 = 0o020;
+const STICKY: u32 = 0o1000;
+
+/// Why a file was not measured, or is not what was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// It cannot be opened or read.
+    #[error("cannot read `{path}`")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// A folder, device, pipe or socket.
+    #[error("`{path}` is no regular file")]
+    NotRegular {
+        /// What was opened.
+        path: PathBuf,
+    },
+    /// Its bytes are not those that were expected.
+    #[error(
+        "`{path}` has the SHA-256 {found}, and {expected} was expected: it was changed, or the approval is of another version"
+    )]
+    WrongHash {
+        /// The file.
+        path: PathBuf,
+        /// What was approved.
+        expected: Digest,
+        /// What is there.
+        found: Digest,
+    },
+    /// It changed while it was read, or after.
+    #[error("`{path}` was changed while it was measured or since: start again once nobody writes to it")]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The run could change the file, or put another in its place.
+    #[error(
+        "`{path}` could be changed by the run itself, because uid {uid} can write to `{writable}`: take that permission away"
+    )]
+    Writable {
+        /// The file that was measured.
+        path: PathBuf,
+        /// The file or folder to which the run's user can write.
+        writable: PathBuf,
+        /// The run's user.
+        uid: u32,
+    },
+    /// The path is not absolute.
+    #[error("`{path}` is not absolute: name files by their whole path")]
+    NotAbsolute {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// Which version of which file: changes whenever the bytes or the mode do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Version {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Version {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// A file as it was when it was read.
+#[derive(Debug)]
+pub struct Measured {
+    path: PathBuf,
+    file: File,
+    version: Version,
+    sha256: Digest,
+}
+
+impl Measured {
+    /// The path under which it was asked for.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Of its bytes.
+    #[must_use]
+    pub fn sha256(&self) -> Digest {
+        self.sha256
+    }
+
+    /// The very file that was hashed.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Looks whether the path still leads to this file, and the file is as it was.
+    ///
+    /// # Errors
+    /// `Changed` where not.
+    pub fn still(&self) -> Result<(), MeasureError> {
+        let now =
+            |metadata: io::Result<Metadata>| metadata.is_ok_and(|now| Version::of(&now) == self.version);
+        if now(self.file.metadata()) && now(std::fs::metadata(&self.path)) {
+            return Ok(());
+        }
+        Err(MeasureError::Changed {
+            path: self.path.clone(),
+        })
+    }
+
+    /// Whether the hash is the expected one.
+    ///
+    /// # Errors
+    /// `WrongHash` where not.
+    pub fn expect(&self, expected: Digest) -> Result<(), MeasureError> {
+        if self.sha256 == expected {
+            return Ok(());
+        }
+        Err(MeasureError::WrongHash {
+            path: self.path.clone(),
+            expected,
+            found: self.sha256,
+        })
+    }
+
+    /// Looks whether a user could change the file or anything on the way to it.
+    ///
+    /// # Errors
+    /// `Writable`, with the first file or folder from the root down that the user could write to.
+    pub fn out_of_reach_of(&self, user: &User) -> Result<(), MeasureError> {
+        let unreadable = |source| MeasureError::Unreadable {
+            path: self.path.clone(),
+            source,
+        };
+        // Each link on the way stands in a folder that counts too; the kernel's own path comes last.
+        let mut paths = link_chain(&self.path).map_err(unreadable)?;
+        paths.push(self.path.canonicalize().map_err(unreadable)?);
+        for path in paths {
+            let mut parts: Vec<&Path> = path.ancestors().collect();
+            parts.reverse();
+            for (place, part) in parts.iter().enumerate() {
+                let next = parts.get(place + 1).copied();
+                if writable(part, next, user).map_err(unreadable)? {
+                    return Err(MeasureError::Writable {
+                        path: self.path.clone(),
+                        writable: (*part).to_owned(),
+                        uid: user.uid,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The most links on the way to a file (the kernel's own bound).
+const MAX_LINKS: usize = 40;
+
+/// Every path that links make of this one on the way to its file.
+fn link_chain(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut chain = vec![path.to_owned()];
+    let mut at = path.to_owned();
+    'links: for _ in 0..MAX_LINKS {
+        let mut so_far = PathBuf::new();
+        let parts: Vec<_> = at.components().collect();
+        for (place, part) in parts.iter().enumerate() {
+            so_far.push(part);
+            if !so_far.symlink_metadata()?.is_symlink() {
+                continue;
+            }
+            let target = so_far.read_link()?;
+            so_far.pop();
+            so_far.push(target);
+            so_far.extend(parts.iter().skip(place + 1));
+            chain.push(so_far.clone());
+            at = so_far;
+            continue 'links;
+        }
+        return Ok(chain);
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+/// Whether the user can change this file, or what stands in this folder under the name of `next`.
+fn writable(path: &Path, next: Option<&Path>, user: &User) -> io::Result<bool> {
+    let metadata = path.symlink_metadata()?;
+    // Nobody can write to a link; its folder has been looked at.
+    if metadata.is_symlink() {
+        return Ok(metadata.uid() == user.uid);
+    }
+    // An owner can give itself the permission.
+    if metadata.uid() == user.uid {
+        return Ok(true);
+    }
+    let mode = metadata.mode();
+    let by_group = mode & GROUP_WRITES != 0
+        && (user.gid == metadata.gid() || user.groups.contains(&metadata.gid()) || has_access_list(path)?);
+    if !by_group && mode & OTHERS_WRITE == 0 {
+        return Ok(false);
+    }
+    // In a sticky folder only its owner and the file's own can rename or remove.
+    match next {
+        Some(next) if mode & STICKY != 0 => Ok(next.symlink_metadata()?.uid() == user.uid),
+        _ => Ok(true),
+    }
+}
+
+fn has_access_list(path: &Path) -> io::Result<bool> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    vouchsafe_sys::has_access_list(&file).map_err(io::Error::other)
+}
+
+/// Hashes files, and remembers the hashes of files that do not change.
+#[derive(Debug, Default)]
+pub struct Measurer {
+    known: Mutex<HashMap<Version, Digest>>,
+}
+
+impl Measurer {
+    /// Opens and hashes the file at `path`.
+    ///
+    /// # Errors
+    /// Where it cannot be read, is no regular file, or changes meanwhile.
+    pub fn measure(&self, path: &Path) -> Result<Measured, MeasureError> {
+        let path = path.to_owned();
+        if !path.is_absolute() {
+            return Err(MeasureError::NotAbsolute { path });
+        }
+        let unreadable = |source| MeasureError::Unreadable {
+            path: path.clone(),
+            source,
+        };
+        // Without O_NONBLOCK, a pipe in the file's place would hold us up.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path);
+        let file = file.map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if !metadata.is_file() {
+            return Err(MeasureError::NotRegular { path });
+        }
+        let version = Version::of(&metadata);
+        let known = self.lock().get(&version).copied();
+        let sha256 = match known {
+            Some(sha256) => sha256,
+            None => hash(&file).map_err(unreadable)?,
+        };
+        if Version::of(&file.metadata().map_err(unreadable)?) != version {
+            return Err(MeasureError::Changed { path });
+        }
+        if known.is_none() && settled(version) {
+            let mut all = self.lock();
+            if all.len() >= REMEMBERED {
+                all.clear();
+            }
+            all.insert(version, sha256);
+        }
+        Ok(Measured {
+            path,
+            file,
+            version,
+            sha256,
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Version, Digest>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How old a file's last change must be, in seconds, before its times are trusted to show the next one.
+const SETTLED_AFTER: i64 = 2;
+
+/// Whether the file's last change is so old that another one would show in its times.
+fn settled(version: Version) -> bool {
+    // Memory-mapped writes need not touch the times at once: files that are open for writing elsewhere are rare, and the
+    // copy that runs is made of hashed bytes whatever this cache says.
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME_COARSE);
+    now.is_ok_and(|now| now.tv_sec() - version.changed.0 >= SETTLED_AFTER)
+}
+
+fn hash(mut file: &File) -> io::Result<Digest> {
+    let mut context = Context::new(&SHA256);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return Ok(Digest::finish(context)),
+            Ok(len) => context.update(chunk.get(..len).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Classes and runs as part of what is known. They come and go without a new version: no workload is answered otherwise
+//! for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use vouchsafe_identity::{ClassName, RunId};
+use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
+
+use super::{Knowledge, RunNews};
+
+/// Of how many ended runs it is remembered how.
+const MAX_ENDED: usize = 1024;
+
+impl Knowledge {
+    /// Takes in what changed; whether anything differs.
+    pub(super) fn take_in_runs(
+        &mut self,
+        classes: BTreeMap<ClassName, Option<Arc<Class>>>,
+        runs: BTreeMap<RunId, RunNews>,
+    ) -> bool {
+        let mut differs = false;
+        for (name, class) in classes {
+            if self.classes.get(&name) == class.as_ref() {
+                continue;
+            }
+            differs = true;
+            let known = Arc::make_mut(&mut self.classes);
+            match class {
+                Some(class) => known.insert(name, class),
+                None => known.remove(&name),
+            };
+        }
+        for (id, news) in runs {
+            match news {
+                RunNews::Lives(run) if self.runs.get(&id) == Some(&run) => {}
+                RunNews::Lives(run) => {
+                    differs = true;
+                    Arc::make_mut(&mut self.runs).insert(id, run);
+                }
+                RunNews::Ended(how) if self.runs.contains_key(&id) => {
+                    differs = true;
+                    Arc::make_mut(&mut self.runs).remove(&id);
+                    let ended = Arc::make_mut(&mut self.ended_runs);
+                    ended.insert(id, how);
+                    if ended.len() > MAX_ENDED {
+                        ended.pop_first();
+                    }
+                }
+                RunNews::Ended(_) => {}
+            }
+        }
+        differs
+    }
+
+    /// What of all runs differs from those that are known.
+    pub(super) fn runs_to(&self, whole: BTreeMap<RunId, Arc<LiveRun>>) -> BTreeMap<RunId, RunNews> {
+        let unknown: Arc<str> = "".into();
+        let gone = self.runs.keys().filter(|id| !whole.contains_key(id));
+        let gone: Vec<_> = gone
+            .map(|id| (*id, RunNews::Ended(Arc::clone(&unknown))))
+            .collect();
+        let all = whole.into_iter().map(|(id, run)| (id, RunNews::Lives(run)));
+        all.chain(gone).collect()
+    }
+}
+
+/// What of all classes differs from those that are known.
+pub(super) fn changes(
+    known: &BTreeMap<ClassName, Arc<Class>>,
+    whole: BTreeMap<ClassName, Arc<Class>>,
+) -> BTreeMap<ClassName, Option<Arc<Class>>> {
+    let gone = known.keys().filter(|name| !whole.contains_key(name));
+    let gone: Vec<_> = gone.map(|name| (name.clone(), None)).collect();
+    let all = whole.into_iter().map(|(name, class)| (name, Some(class)));
+    all.chain(gone).collect()
+}

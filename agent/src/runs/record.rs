@@ -1,0 +1,217 @@
+//! What the agent keeps on disk of a run that lives, beside what the launcher keeps of its processes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use vouchsafe_identity::{ClassName, RunId, SpiffeId};
+use vouchsafe_launch::verify::Wanted;
+
+use super::run::{Inherit, Launcher};
+
+/// Children that an agent numbers before it was started once more.
+pub const CHILDREN_OF_A_LIFE: u32 = 1 << 20;
+
+/// A run on disk. Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Its number.
+    pub run: RunId,
+    /// Its SPIFFE ID.
+    pub spiffe_id: SpiffeId,
+    /// Its class.
+    pub class: ClassName,
+    /// What its class says of children.
+    pub inherit: StoredInherit,
+    /// The user that launched it.
+    pub launcher_uid: u32,
+    /// The run that launched it, if one did.
+    pub parent: Option<RunId>,
+    /// What it works on.
+    pub task: String,
+    /// Until when it may live.
+    pub expires_at: i64,
+    /// The user that it has.
+    pub uid: u32,
+    /// Device and inode of its program.
+    pub program: Option<(u64, u64)>,
+    /// Whether others of its user are shut out.
+    pub non_dumpable: bool,
+    /// Its control group, by the kernel's number and by its path.
+    pub group: Option<(u64, String)>,
+    /// Whether the agent keeps what it says.
+    pub output: bool,
+    /// How often an agent has found it again.
+    pub found: u32,
+}
+
+/// [`Inherit`] on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoredInherit {
+    /// None of them.
+    None,
+    /// All, that of the run.
+    Children,
+    /// All, each one of its own.
+    Derived,
+}
+
+impl From<Inherit> for StoredInherit {
+    fn from(inherit: Inherit) -> Self {
+        match inherit {
+            Inherit::None => Self::None,
+            Inherit::Children => Self::Children,
+            Inherit::Derived => Self::Derived,
+        }
+    }
+}
+
+impl From<StoredInherit> for Inherit {
+    fn from(inherit: StoredInherit) -> Self {
+        match inherit {
+            StoredInherit::None => Self::None,
+            StoredInherit::Children => Self::Children,
+            StoredInherit::Derived => Self::Derived,
+        }
+    }
+}
+
+impl RunRecord {
+    /// Who launched it.
+    pub fn launcher(&self) -> Launcher {
+        Launcher {
+            uid: self.launcher_uid,
+            parent: self.parent,
+        }
+    }
+
+    /// What its main process must be like.
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            program: self.program,
+            non_dumpable: self.non_dumpable,
+            cgroup_id: self.group.as_ref().map(|(id, _)| *id),
+            uid: Some(self.uid),
+        }
+    }
+}
+
+/// The folder of the records.
+#[derive(Debug, Clone)]
+pub struct Records(PathBuf);
+
+impl Records {
+    /// Opens the folder, which nobody else may look into; it is made where it is missing.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(folder)?;
+        Ok(Self(folder.to_owned()))
+    }
+
+    fn path(&self, run: RunId) -> PathBuf {
+        self.0.join(format!("{run}.json"))
+    }
+
+    /// Writes a record, in one step.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn put(&self, record: &RunRecord) -> io::Result<()> {
+        let path = self.path(record.run);
+        let new = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file: File = options.open(&new)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        fs::rename(&new, &path)
+    }
+
+    /// The record of a run, if there is one that can be read.
+    pub fn get(&self, run: RunId) -> Option<RunRecord> {
+        let text = fs::read(self.path(run)).ok()?;
+        let record: RunRecord = serde_json::from_slice(&text).ok()?;
+        (record.run == run).then_some(record)
+    }
+
+    /// Forgets a run.
+    pub fn remove(&self, run: RunId) {
+        // What is left is found and removed at the next start.
+        let _gone_already = fs::remove_file(self.path(run));
+    }
+
+    /// Forgets every run that is not one of these.
+    pub fn keep_only(&self, known: impl Fn(RunId) -> bool) {
+        let Ok(entries) = fs::read_dir(&self.0) else {
+            return;
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path
+                .file_stem()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let run = RunId::new(name).ok().filter(|run| known(*run));
+            if run.is_none() || path.extension().is_none_or(|extension| extension != "json") {
+                let _gone_already = fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(run: RunId) -> RunRecord {
+        RunRecord {
+            run,
+            spiffe_id: SpiffeId::new(&format!("spiffe://example.org/a/run/{run}")).unwrap(),
+            class: ClassName::new("a").unwrap(),
+            inherit: StoredInherit::Derived,
+            launcher_uid: 5,
+            parent: None,
+            task: "t".to_owned(),
+            expires_at: 7,
+            uid: 6,
+            program: Some((1, 2)),
+            non_dumpable: true,
+            group: Some((9, "/a/b".to_owned())),
+            output: false,
+            found: 0,
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_and_what_is_damaged_or_another_runs_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(&folder.path().join("runs")).unwrap();
+        let (one, other) = (RunId::made(1, 1), RunId::made(2, 2));
+        records.put(&record(one)).unwrap();
+        assert_eq!(records.get(one), Some(record(one)));
+        assert_eq!(records.get(other), None);
+        fs::copy(records.path(one), records.path(other)).unwrap();
+        assert_eq!(records.get(other), None, "it is of another run");
+        fs::write(records.path(one), "{").unwrap();
+        assert_eq!(records.get(one), None);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_cleared_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        let (one, other) = (RunId::made(1, 1), RunId::made(2, 2));
+        records.put(&record(one)).unwrap();
+        records.put(&record(other)).unwrap();
+        fs::write(folder.path().join("torn.new"), "").unwrap();
+        records.keep_only(|run| run == other);
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(left.len(), 1);
+        assert!(records.get(other).is_some());
+    }
+}

@@ -1,0 +1,299 @@
+//! One run: what was admitted, what was started, and how it ended.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use vouchsafe_attestors::Reach;
+use vouchsafe_identity::{ClassName, RunId, RunIdentity, SelectorSet, SpiffeId};
+use vouchsafe_launch::verify::{Wanted, verify};
+use vouchsafe_proto::vouchsafe::run::v1 as proto;
+use vouchsafe_sys::{PidFd, ProcessIdentity};
+
+use super::NotServed;
+use crate::entry::{Entry, EntryId, EntryVersion};
+
+/// Most children of a run that have ids of their own at a time.
+pub const MAX_CHILDREN: usize = 1024;
+
+/// Which of a run's processes have an identity beside the main one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inherit {
+    /// None.
+    None,
+    /// All, that of the run.
+    Children,
+    /// All, each one of its own.
+    Derived,
+}
+
+impl From<proto::Inherit> for Inherit {
+    fn from(inherit: proto::Inherit) -> Self {
+        match inherit {
+            proto::Inherit::Children => Self::Children,
+            proto::Inherit::Derived => Self::Derived,
+            proto::Inherit::None | proto::Inherit::Unspecified => Self::None,
+        }
+    }
+}
+
+/// Why a run has no identity any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    /// Its main process has ended.
+    #[error("its main process has ended")]
+    Over,
+    /// Its time was over.
+    #[error("its time was over")]
+    Expired,
+    /// The server no longer has it; why, in its words, if it said so.
+    #[error("the server ended it{}{_0}", if _0.is_empty() { "" } else { ": " })]
+    Revoked(Arc<str>),
+    /// Nobody waits for it.
+    #[error("its launcher went away")]
+    Abandoned,
+    /// It could not be started.
+    #[error("it was not started")]
+    NotStarted,
+}
+
+/// Who asked for a run, to know again who may follow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launcher {
+    /// The user.
+    pub uid: u32,
+    /// The run whose main process it was, if it was one's.
+    pub parent: Option<RunId>,
+}
+
+/// What a run is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its number.
+    pub id: RunId,
+    /// Its SPIFFE ID.
+    pub spiffe_id: SpiffeId,
+    /// Its class.
+    pub class: ClassName,
+    /// What its class says of children.
+    pub inherit: Inherit,
+    /// Who launched it.
+    pub launcher: Launcher,
+    /// What it works on; may be empty.
+    pub task: String,
+    /// Until when it may live.
+    pub expires_at: OffsetDateTime,
+    /// The main process.
+    pub main: PidFd,
+    /// What the main process must be like.
+    pub wanted: Wanted,
+    /// Its control group, as `/proc/PID/cgroup` gives it.
+    pub group: Option<String>,
+    /// How many children have had ids of their own before this agent was started.
+    pub children_before: u32,
+}
+
+/// A run that lives on this node.
+#[derive(Debug)]
+pub struct Run {
+    /// Its number.
+    pub id: RunId,
+    /// Its SPIFFE ID.
+    pub spiffe_id: SpiffeId,
+    /// Its class.
+    pub class: ClassName,
+    /// What its class says of children.
+    pub inherit: Inherit,
+    /// Who launched it.
+    pub launcher: Launcher,
+    /// What it works on; may be empty.
+    pub task: String,
+    /// Until when it may live.
+    pub expires_at: OffsetDateTime,
+    pub(super) process: ProcessIdentity,
+    pub(super) group: Option<String>,
+    pub(super) entry: Arc<Entry>,
+    main: PidFd,
+    wanted: Wanted,
+    identity: RunIdentity,
+    children: Mutex<Children>,
+    ended: CancellationToken,
+    cause: OnceLock<Cause>,
+    calls: AtomicU64,
+    last_call: AtomicI64,
+}
+
+#[derive(Debug)]
+struct Children {
+    by_process: HashMap<ProcessIdentity, (PidFd, Arc<Entry>)>,
+    /// How many there were.
+    made: u32,
+}
+
+impl Run {
+    /// A run whose main process is held.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub fn new(parts: Parts) -> Result<Self, String> {
+        let process = parts.main.identity().map_err(|error| error.to_string())?;
+        let identity = RunIdentity::parse(&parts.spiffe_id)
+            .filter(|identity| identity.run == parts.id && identity.child.is_none())
+            .ok_or_else(|| format!("`{}` is not the id of run {}", parts.spiffe_id, parts.id))?;
+        let entry = entry(parts.id.to_string(), parts.spiffe_id.clone(), true);
+        Ok(Self {
+            id: parts.id,
+            spiffe_id: parts.spiffe_id,
+            class: parts.class,
+            inherit: parts.inherit,
+            launcher: parts.launcher,
+            task: parts.task,
+            expires_at: parts.expires_at,
+            process,
+            group: parts.group,
+            entry: Arc::new(entry),
+            main: parts.main,
+            wanted: parts.wanted,
+            identity,
+            children: Mutex::new(Children {
+                by_process: HashMap::new(),
+                made: parts.children_before,
+            }),
+            ended: CancellationToken::new(),
+            cause: OnceLock::new(),
+            calls: AtomicU64::new(0),
+            last_call: AtomicI64::new(0),
+        })
+    }
+
+    /// The main process.
+    pub fn main(&self) -> &PidFd {
+        &self.main
+    }
+
+    /// Says that one of its processes was answered.
+    pub fn called(&self, now: OffsetDateTime) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.last_call.fetch_max(now.unix_timestamp(), Ordering::Relaxed);
+    }
+
+    /// How often its processes were answered, and when last (0: never).
+    pub fn calls(&self) -> (u64, i64) {
+        (
+            self.calls.load(Ordering::Relaxed),
+            self.last_call.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Waits until it has no identity any more; says why.
+    pub async fn ended(&self) -> NotServed {
+        self.ended.cancelled().await;
+        NotServed::Ended {
+            run: self.id,
+            cause: self.cause().unwrap_or(Cause::Over),
+        }
+    }
+
+    /// Why it has no identity any more, once that is so.
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause.get().cloned()
+    }
+
+    pub(super) fn end(&self, cause: Cause) {
+        // The first cause is the one that counts.
+        let _known_already = self.cause.set(cause);
+        self.ended.cancel();
+    }
+
+    /// Whether it has an identity.
+    ///
+    /// # Errors
+    /// [`NotServed::Ended`].
+    pub fn alive(&self) -> Result<(), NotServed> {
+        let cause = match self.cause() {
+            Some(cause) => cause,
+            None if self.main.is_alive() => return Ok(()),
+            None => Cause::Over,
+        };
+        Err(NotServed::Ended { run: self.id, cause })
+    }
+
+    /// Whether the main process is still what was started: the same program, shut to others, traced by nobody.
+    ///
+    /// # Errors
+    /// [`NotServed`].
+    pub fn unaltered(&self, reach: &Reach) -> Result<(), NotServed> {
+        let altered = |reason: String| NotServed::Altered { run: self.id, reason };
+        if let Reach::NamespaceOnly { reason } = reach {
+            return Err(altered(reason.clone()));
+        }
+        verify(&self.main, &self.wanted).map_err(|error| altered(error.to_string()))
+    }
+
+    /// What the SVIDs of a child rest on; and of children that have ended.
+    pub(super) fn child(&self, pidfd: &PidFd) -> Result<(Arc<Entry>, Vec<Arc<Entry>>), NotServed> {
+        let unknown = |error: &dyn std::fmt::Display| NotServed::Unknown(error.to_string());
+        let process = pidfd.identity().map_err(|error| unknown(&error))?;
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, entry)) = children.by_process.get(&process) {
+            return Ok((Arc::clone(entry), Vec::new()));
+        }
+        let ended = children.by_process.extract_if(|_, (pidfd, _)| !pidfd.is_alive());
+        let gone = ended.map(|(_, (_, entry))| entry).collect();
+        if children.by_process.len() >= MAX_CHILDREN {
+            return Err(NotServed::TooManyChildren {
+                run: self.id,
+                max: MAX_CHILDREN,
+            });
+        }
+        let held = pidfd.try_clone().map_err(|error| unknown(&error))?;
+        children.made = children.made.saturating_add(1);
+        let identity = RunIdentity {
+            child: NonZeroU32::new(children.made),
+            ..self.identity.clone()
+        };
+        let spiffe_id = identity.spiffe_id().map_err(|error| unknown(&error))?;
+        let id = format!("{}/{}", self.id, children.made);
+        let entry = Arc::new(entry(id, spiffe_id, false));
+        children.by_process.insert(process, (held, Arc::clone(&entry)));
+        Ok((entry, gone))
+    }
+
+    /// What SVIDs of the run rest on.
+    pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_children = children.by_process.values().map(|(_, entry)| Arc::clone(entry));
+        std::iter::once(Arc::clone(&self.entry))
+            .chain(of_children)
+            .collect()
+    }
+}
+
+/// How what is asked for by an entry's id is asked for of the server: the run, and the child or 0.
+pub(super) fn asked_by(id: &EntryId) -> Option<(String, u32)> {
+    match id.as_str().split_once('/') {
+        None => Some((id.to_string(), 0)),
+        Some((run, child)) => Some((run.to_owned(), child.parse().ok()?)),
+    }
+}
+
+/// A run as what SVIDs rest on. No selector leads to it.
+fn entry(id: String, spiffe_id: SpiffeId, prefetch: bool) -> Entry {
+    Entry {
+        id: EntryId::from(id.as_str()),
+        version: EntryVersion {
+            revision: 0,
+            created_at: 0,
+        },
+        spiffe_id,
+        selectors: SelectorSet::new(),
+        federates_with: Vec::new(),
+        hint: String::new(),
+        store_svid: false,
+        prefetch,
+        single_jwt: false,
+    }
+}

@@ -1,0 +1,121 @@
+//! What all frames of a log say together: of several changes of the same thing the last counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prost::Message;
+use time::OffsetDateTime;
+use vouchsafe_identity::{Bundle, ClassName, RunId};
+use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
+
+use super::{Batch, BundleRecord, Change, EntryRecord, Kind, ResumeRecord, SvidRecord, moment, nonsense};
+use crate::cache::slots::X509Svid;
+use crate::entry::{Entry, EntryId};
+use crate::knowledge::Resume;
+use crate::sealed::log::BadSeal;
+use crate::sync::push::protocol::{class_digest, run_digest};
+
+/// What all frames of a log say together.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The entries.
+    pub entries: Vec<Arc<Entry>>,
+    /// The bundles.
+    pub bundles: Vec<Bundle>,
+    /// X.509-SVIDs with their keys, by entry; valid ones and others.
+    pub svids: Vec<(EntryId, X509Svid)>,
+    /// When the server was last heard.
+    pub heard_at: Option<OffsetDateTime>,
+    /// Up to where its changes were followed.
+    pub resume: Option<Resume>,
+    /// The classes that may run on this node.
+    pub classes: BTreeMap<ClassName, Arc<Class>>,
+    /// The runs that lived on it.
+    pub runs: BTreeMap<RunId, Arc<LiveRun>>,
+}
+
+/// Takes in frames, and gives what they say together.
+#[derive(Debug, Default)]
+pub struct Reader {
+    waiting: Vec<Change>,
+    entries: BTreeMap<String, EntryRecord>,
+    bundles: BTreeMap<String, BundleRecord>,
+    svids: BTreeMap<String, SvidRecord>,
+    heard_at: Option<i64>,
+    resume: ResumeRecord,
+    classes: BTreeMap<String, Class>,
+    runs: BTreeMap<String, LiveRun>,
+}
+
+impl Reader {
+    /// Takes in the text of one frame.
+    ///
+    /// # Errors
+    /// [`BadSeal::Nonsense`] when it is not a batch of changes.
+    pub fn take(&mut self, text: &[u8]) -> Result<(), BadSeal> {
+        let batch = Batch::decode(text).map_err(nonsense)?;
+        self.waiting.extend(batch.changes);
+        if batch.last {
+            for change in std::mem::take(&mut self.waiting) {
+                self.apply(change.kind.ok_or_else(|| nonsense("a change of no kind"))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, kind: Kind) {
+        match kind {
+            Kind::Entry(entry) => drop(self.entries.insert(entry.id.clone(), entry)),
+            Kind::EntryGone(id) => drop(self.entries.remove(&id)),
+            Kind::Bundle(bundle) => drop(self.bundles.insert(bundle.trust_domain.clone(), bundle)),
+            Kind::BundleGone(name) => drop(self.bundles.remove(&name)),
+            Kind::Svid(svid) => drop(self.svids.insert(svid.entry_id.clone(), svid)),
+            Kind::SvidGone(id) => drop(self.svids.remove(&id)),
+            Kind::Heard(at) => self.heard_at = Some(at),
+            Kind::Resume(resume) => self.resume = resume,
+            Kind::Class(class) => drop(self.classes.insert(class.name.clone(), *class)),
+            Kind::ClassGone(name) => drop(self.classes.remove(&name)),
+            Kind::Run(run) => drop(self.runs.insert(run.run_id.clone(), run)),
+            Kind::RunGone(id) => drop(self.runs.remove(&id)),
+        }
+    }
+
+    /// Everything up to the last frame that said that it was all.
+    ///
+    /// # Errors
+    /// [`BadSeal::Nonsense`] when something in it cannot be.
+    pub fn finish(self) -> Result<Contents, BadSeal> {
+        let entries = self
+            .entries
+            .into_values()
+            .map(|entry| Entry::try_from(entry).map(Arc::new));
+        let bundles = self.bundles.into_values().map(Bundle::try_from);
+        let svids = self
+            .svids
+            .into_iter()
+            .map(|(id, svid)| Ok((id.as_str().into(), svid.read()?)));
+        let entries: Vec<_> = entries.collect::<Result<_, BadSeal>>()?;
+        let bundles: Vec<_> = bundles.collect::<Result<_, BadSeal>>()?;
+        let told = self.classes.values().map(class_digest);
+        let told = told.chain(self.runs.values().map(run_digest));
+        let resume = self.resume.read(&entries, &bundles, told);
+        let classes = self
+            .classes
+            .into_iter()
+            .map(|(name, class)| Ok((ClassName::new(&name).map_err(nonsense)?, Arc::new(class))));
+        let runs = self
+            .runs
+            .into_iter()
+            .map(|(id, run)| Ok((RunId::new(&id).map_err(nonsense)?, Arc::new(run))));
+        Ok(Contents {
+            resume,
+            classes: classes.collect::<Result<_, BadSeal>>()?,
+            runs: runs.collect::<Result<_, BadSeal>>()?,
+            entries,
+            bundles,
+            svids: svids.collect::<Result<_, BadSeal>>()?,
+            heard_at: self.heard_at.map(moment).transpose()?,
+        })
+    }
+}

@@ -1,0 +1,37 @@
+//! What a process does to itself before it becomes another program, and the size of a terminal.
+
+use std::os::fd::AsFd;
+
+use crate::{SysError, raw};
+
+/// Has every descriptor from `first` on closed by the next exec.
+///
+/// # Errors
+/// `Unsupported` before Linux 5.11.
+pub fn close_on_exec_from(first: u32) -> Result<(), SysError> {
+    raw::close_on_exec_from(first).map_err(|errno| match errno {
+        nix::errno::Errno::ENOSYS | nix::errno::Errno::EINVAL => SysError::Unsupported {
+            feature: "close_range with CLOSE_RANGE_CLOEXEC",
+            kernel: "5.11",
+        },
+        other => SysError::of_call("close_range", other),
+    })
+}
+
+/// Gives each signal its default action and blocks none, as a program expects that a shell starts. (A Rust program
+/// ignores SIGPIPE, which an exec would hand on.)
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn default_signals() -> Result<(), SysError> {
+    raw::default_signals().map_err(|errno| SysError::of_call("sigaction", errno))
+}
+
+/// Whether a file or folder has a POSIX access list, which the group bits of its mode then only bound.
+///
+/// # Errors
+/// Where the file system does not say.
+pub fn has_access_list(file: impl AsFd) -> Result<bool, SysError> {
+    raw::has_attribute(file.as_fd(), c"system.posix_acl_access")
+        .map_err(|errno| SysError::of_call("fgetxattr", errno))
+}

@@ -1,0 +1,118 @@
+"""What a run of an agent and the processes that it starts get: one line of JSON for each, `{"who": …, "got": …}`.
+
+usage: story.py                 the main process, a child, and what the child starts, each asks
+       story.py ask WHO         this process asks
+       story.py steal           looks for a private key in its parent's memory
+       story.py jwt AUDIENCE    asks for a JWT-SVID
+       story.py exit CODE       ends with that code
+       story.py nurse           starts a child and waits for it
+       story.py launch COMMAND  has a child run that command
+       story.py stay            asks, and asks again at each SIGUSR1, until it is killed
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+from spiffe import WorkloadApiClient
+
+SECONDS = 20
+
+
+def say(who, got):
+    print(json.dumps({"who": who, "got": got}), flush=True)
+
+
+def ask():
+    try:
+        with WorkloadApiClient(default_timeout=SECONDS) as client:
+            return [str(svid.spiffe_id) for svid in client.fetch_x509_context().x509_svids]
+    except Exception as error:  # What came of it is the result, whatever it is.
+        return f"{type(error).__name__}: {error}"
+
+
+def jwt(audience):
+    try:
+        with WorkloadApiClient(default_timeout=SECONDS) as client:
+            return client.fetch_jwt_svid(audience={audience}).token
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def steal():
+    """Whether the private key of the parent can be found: in its memory, environment or open files."""
+    parent = os.getppid()
+    for name in ("mem", "environ", "fd"):
+        try:
+            if name == "fd":
+                os.listdir(f"/proc/{parent}/fd")
+                return "fd"
+            if name == "environ":
+                open(f"/proc/{parent}/environ", "rb").read()
+                return "environ"
+            with open(f"/proc/{parent}/maps") as maps, open(f"/proc/{parent}/mem", "rb", 0) as memory:
+                for line in maps:
+                    found = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
+                    if not found:
+                        continue
+                    start, end = (int(part, 16) for part in found.groups())
+                    try:
+                        memory.seek(start)
+                        if b"-----BEGIN PRIVATE" + b" KEY-----" in memory.read(end - start):
+                            return "key"
+                    except OSError:
+                        continue
+                return "nothing"
+        except PermissionError:
+            continue
+    return "shut out"
+
+
+def main():
+    me = [sys.executable, os.path.abspath(__file__)]
+    match sys.argv[1:]:
+        case ["ask", who]:
+            say(who, ask())
+        case ["steal"]:
+            say("thief", steal())
+        case ["jwt", audience]:
+            say("main", jwt(audience))
+        case ["nurse"]:
+            subprocess.run(["/bin/sleep", "600"])
+        case ["launch", *command]:
+            sys.exit(subprocess.run(command).returncode)
+        case ["exit", code]:
+            sys.exit(int(code))
+        case ["stay"]:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+            while True:
+                say("main", ask())
+                signal.sigwait({signal.SIGUSR1})
+        case []:
+            # The key stays in this process's memory in a form that a thief knows.
+            with WorkloadApiClient(default_timeout=SECONDS) as client:
+                svid = client.fetch_x509_context().default_svid
+                from cryptography.hazmat.primitives import serialization as form
+
+                pem = svid.private_key.private_bytes(
+                    form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
+                )
+            say("main", [str(svid.spiffe_id)])
+            ways = {
+                "child": me,
+                "shell": ["/bin/sh", "-c", '"$@"', "sh", *me],
+                "session": ["setsid", *me],
+                "nohup": ["nohup", *me],
+                "daemon": ["/bin/sh", "-c", 'setsid "$@" < /dev/null & wait', "sh", *me],
+            }
+            for who, command in ways.items():
+                subprocess.run([*command, "ask", who], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(["/bin/sh", "-c", 'exec "$@" steal', "sh", *me])
+            say("again", ask())
+            assert pem
+
+
+main()

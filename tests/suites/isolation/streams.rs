@@ -1,0 +1,147 @@
+//! Exit status, signals and streams pass through; limits hold from the first instruction on; what a start costs.
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+
+use tokio::time::Instant;
+use vouchsafe_launch::harden::Files;
+use vouchsafe_launch::{LaunchError, Outcome};
+use vouchsafe_tests::needs::Need;
+use vouchsafe_tests::require;
+
+use crate::rig::{PYTHON, Rig, plan};
+
+#[test]
+fn exit_status_signals_and_arguments_pass_through() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    assert_eq!(rig.python("raise SystemExit(42)").0, Outcome::Exited(42));
+    let (outcome, _) = rig.python("import os; os.kill(os.getpid(), 9)");
+    assert_eq!(outcome, Outcome::Signalled(9));
+    let script = "import os, sys, signal\n\
+        print(sys.argv[1:], dict(os.environ), os.getcwd(), os.getuid(), os.getgroups())\n\
+        print(signal.getsignal(13) == signal.SIG_IGN, signal.pthread_sigmask(0, []), os.getsid(0) == os.getpid())\n\
+        print(sorted(os.listdir('/proc/self/fd')))";
+    let (_, text) = rig.output(|_| {}, PYTHON, &["python3", "-c", script, "ä b", ""]);
+    let expected = format!(
+        "['ä b', ''] {{'PATH': '/usr/bin:/bin', 'LC_CTYPE': 'C.UTF-8'}} / {uid} []\nTrue set() True\n['0', '1', '2', '3']\n",
+        uid = crate::rig::UID
+    );
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn sigpipe_ends_a_program_as_it_does_from_a_shell() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    let (plan, reader) = plan("/usr/bin/yes", &["yes"]);
+    let mut launched = rig.run(plan).unwrap();
+    drop(reader);
+    assert_eq!(launched.wait().unwrap(), Outcome::Signalled(13));
+}
+
+#[test]
+fn bytes_go_in_and_come_out() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    let (mut plan, mut reader) = plan("/bin/cat", &["cat"]);
+    let (input, mut writer) = std::io::pipe().unwrap();
+    if let vouchsafe_launch::Stdio::Descriptors([stdin, _, _]) = &mut plan.stdio {
+        *stdin = input.into();
+    }
+    let mut launched = rig.run(plan).unwrap();
+    writer.write_all(b"through").unwrap();
+    drop(writer);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(
+        (launched.wait().unwrap(), text.as_str()),
+        (Outcome::Exited(0), "through")
+    );
+}
+
+#[test]
+fn limits_hold_for_the_program_and_its_children() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    let secret = rig.file("secret", "secret");
+    let script = "import socket, subprocess, sys\n\
+        def tried(way):\n\
+        \x20   try: way(); print('done', flush=True)\n\
+        \x20   except OSError as error: print(error.strerror, flush=True)\n\
+        tried(lambda: open(sys.argv[1]))\n\
+        tried(lambda: subprocess.run(['/bin/cat', sys.argv[1]], capture_output=True).returncode and open(sys.argv[1]))\n\
+        tried(lambda: socket.create_connection(('127.0.0.1', 9)))\n\
+        tried(lambda: socket.socket().bind(('127.0.0.1', 18099)))\n\
+        print([l.split()[1] for l in open('/proc/self/status') if l.startswith('NoNewPrivs')])";
+    let limits = |plan: &mut vouchsafe_launch::Plan| {
+        plan.harden.files = Some(Files {
+            read: ["/usr", "/bin", "/lib", "/lib64", "/etc", "/proc", "/dev"]
+                .map(Into::into)
+                .to_vec(),
+            write: Vec::new(),
+        });
+        plan.harden.connect = Some(vec![443]);
+        plan.harden.bind = Some(Vec::new());
+    };
+    let argv = ["python3", "-c", script, secret.to_str().unwrap()];
+    let (_, text) = rig.output(limits, PYTHON, &argv);
+    assert_eq!(text.matches("Permission denied").count(), 4, "{text}");
+    assert!(text.ends_with("['1']\n"), "{text}");
+    let (_, text) = rig.output(|_| {}, PYTHON, &argv);
+    assert!(
+        text.starts_with("done\ndone\nConnection refused\ndone\n['0']"),
+        "{text}"
+    );
+}
+
+#[test]
+fn limits_to_what_is_not_there_are_refused() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    let (mut plan, _reader) = plan("/bin/true", &["true"]);
+    plan.harden.files = Some(Files {
+        read: vec!["/nonexistent".into()],
+        write: Vec::new(),
+    });
+    let error = rig.launcher.prepare(plan).unwrap_err();
+    assert!(
+        matches!(&error, LaunchError::Stage { error, .. } if error.contains("/nonexistent")),
+        "{error}"
+    );
+    assert_eq!(rig.left(), (0, 0));
+}
+
+#[test]
+fn a_start_costs_less_than_twenty_milliseconds_more() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    let median = |mut start: Box<dyn FnMut()>| {
+        let mut took: Vec<_> = (0..21)
+            .map(|_| {
+                let begun = Instant::now();
+                start();
+                begun.elapsed()
+            })
+            .collect();
+        took.sort();
+        took[10]
+    };
+    let plain = median(Box::new(|| {
+        let status = Command::new("/bin/true").stdout(Stdio::null()).status();
+        assert!(status.unwrap().success());
+    }));
+    let rig = std::rc::Rc::new(rig);
+    let ours = rig.clone();
+    let launched = median(Box::new(move || {
+        let (plan, mut reader) = plan("/bin/true", &["true"]);
+        let mut launched = ours.run(plan).unwrap();
+        reader.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(launched.wait().unwrap(), Outcome::Exited(0));
+    }));
+    println!("plain {plain:?}, launched and wound up {launched:?}");
+    assert!(
+        (launched - plain).as_millis() < 20,
+        "plain {plain:?}, launched {launched:?}"
+    );
+}

@@ -1,0 +1,21 @@
+//! Runs on real processes: who gets which identity, who may launch, how a run ends, and what an agent that was killed
+//! finds again.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail as tests do"
+)]
+
+#[path = "runs/commands.rs"]
+mod commands;
+#[path = "runs/identity.rs"]
+mod identity;
+#[path = "runs/life.rs"]
+mod life;
+#[path = "runs/many.rs"]
+mod many;
+#[path = "runs/nested.rs"]
+mod nested;
+#[path = "runs/stage.rs"]
+mod stage;
