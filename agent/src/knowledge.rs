@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use vouchsafe_identity::{Bundle, ClassName, RunId, SelectorSet, TrustDomain};
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 use vouchsafe_runtime::set_digest::SetDigest;
 
@@ -34,6 +34,8 @@ pub struct Knowledge {
     pub runs: Arc<BTreeMap<RunId, Arc<LiveRun>>>,
     /// How runs ended that lived on this node: the last few of which the server told it, by people's words.
     pub ended_runs: Arc<BTreeMap<RunId, Arc<str>>>,
+    /// The runs, of any node, whose SVIDs are revoked.
+    pub revoked: Arc<BTreeMap<RunId, Arc<Revocation>>>,
     /// Whether the server has been heard since the start.
     pub complete: bool,
     /// Up to where the server's changes were followed, if it pushes them. It moves on without waking anybody.
@@ -76,6 +78,8 @@ pub struct Whole {
     pub classes: BTreeMap<ClassName, Arc<Class>>,
     /// All runs that live on this node.
     pub runs: BTreeMap<RunId, Arc<LiveRun>>,
+    /// All runs whose SVIDs are revoked.
+    pub revoked: BTreeMap<RunId, Arc<Revocation>>,
     /// Where in the server's log of changes this is.
     pub resume: Option<Resume>,
 }
@@ -104,6 +108,8 @@ pub struct Changes {
     pub classes: BTreeMap<ClassName, Option<Arc<Class>>>,
     /// Runs that were admitted, or have ended.
     pub runs: BTreeMap<RunId, RunNews>,
+    /// Runs whose SVIDs are revoked, or whose revocation is over.
+    pub revoked: BTreeMap<RunId, Option<Arc<Revocation>>>,
     /// Where in the server's log of changes this leads.
     pub resume: Option<Resume>,
 }
@@ -182,7 +188,7 @@ impl Knowledge {
                 step.bundles = true;
             }
         }
-        let runs = next.take_in_runs(changes.classes, changes.runs);
+        let runs = next.take_in_runs(changes.classes, changes.runs, changes.revoked);
         let differs = !self.complete || step.bundles || !step.entries.is_empty();
         if differs {
             next.version = step.version;
@@ -208,6 +214,7 @@ impl Knowledge {
             bundles: whole.bundles,
             bundles_gone,
             classes: runs::changes(&self.classes, whole.classes),
+            revoked: runs::changes(&self.revoked, whole.revoked),
             runs: self.runs_to(whole.runs),
             resume: whole.resume,
         }
@@ -232,6 +239,7 @@ impl KnowledgeBase {
             classes: Arc::default(),
             runs: Arc::default(),
             ended_runs: Arc::default(),
+            revoked: Arc::default(),
             complete: false,
             resume: None,
             version: 0,

@@ -13,7 +13,7 @@ pub mod run;
 pub mod service;
 pub mod users;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +24,9 @@ use vouchsafe_sys::{PidFd, ProcessIdentity};
 use crate::cache::{EntryIndex, Shelf};
 use crate::entry::Entry;
 pub use run::{Cause, Inherit, Run};
+
+/// Of how many runs it is remembered that they have ended.
+const MAX_ENDED: usize = 4096;
 
 /// Why a process of a run gets nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -109,6 +112,8 @@ struct Table {
     /// By the path that `/proc/PID/cgroup` gives.
     by_group: HashMap<String, Arc<Run>>,
     entries: EntryIndex,
+    /// The last that ended.
+    ended: BTreeSet<RunId>,
 }
 
 impl Runs {
@@ -160,7 +165,16 @@ impl Runs {
         for entry in run.entries() {
             table.entries.remove(&entry.id);
         }
+        table.ended.insert(run.id);
+        if table.ended.len() > MAX_ENDED {
+            table.ended.pop_first();
+        }
         self.settle(&table);
+    }
+
+    /// Whether a run is among the last that ended here, since this agent was started.
+    pub fn has_ended(&self, id: RunId) -> bool {
+        self.lock().ended.contains(&id)
     }
 
     /// Forgets a run whose processes are gone.

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
 use vouchsafe_identity::{Bundle, ClassName, RunId, TrustDomain};
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 
 use crate::cache::slots::X509Svid;
@@ -50,6 +50,8 @@ pub struct Restored {
     pub classes: BTreeMap<ClassName, Arc<Class>>,
     /// The runs that lived on it, as the server knew them.
     pub runs: BTreeMap<RunId, Arc<LiveRun>>,
+    /// The runs whose SVIDs are revoked.
+    pub revoked: BTreeMap<RunId, Arc<Revocation>>,
 }
 
 /// Seals and opens the state in one data_dir. Cheap to clone.
@@ -204,6 +206,7 @@ fn usable(loaded: disk::Loaded, now: OffsetDateTime) -> Restored {
         resume: contents.resume,
         classes: contents.classes,
         runs: contents.runs,
+        revoked: contents.revoked,
     }
 }
 

@@ -7,6 +7,7 @@ pub mod header;
 pub mod hold;
 pub mod info;
 pub mod jwt;
+mod revoked;
 pub mod service;
 pub mod svids;
 

@@ -21,7 +21,7 @@ use vouchsafe_agent::sealed::record::{Batch, Change};
 use vouchsafe_identity::{Bundle, TrustDomain, X509Authority};
 use vouchsafe_proto::spire::api::server::entry::v1::{EntryRevision, SyncAuthorizedEntriesResponse};
 use vouchsafe_proto::spire::api::types;
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1 as sync;
 use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message as Response;
@@ -112,6 +112,8 @@ fn any_kind() -> impl Strategy<Value = Option<Kind>> {
         1 => any_class().prop_map(|class| Some(Kind::ClassGone(class.name))),
         2 => any_run().prop_map(|run| Some(Kind::RunPut(run))),
         1 => any_run().prop_map(|run| Some(Kind::RunGone(sync::RunGone { run_id: run.run_id, reason: String::new() }))),
+        2 => any_revocation().prop_map(|one| Some(Kind::RevocationPut(one))),
+        1 => any_revocation().prop_map(|one| Some(Kind::RevocationGone(one.run_id))),
         1 => Just(None),
     ]
 }
@@ -128,7 +130,7 @@ fn any_class() -> impl Strategy<Value = Class> {
         })
 }
 
-fn any_run() -> impl Strategy<Value = sync::LiveRun> {
+fn any_run_id() -> impl Strategy<Value = String> {
     let ids = [
         "x",
         "01K9Z3V7Q8R4S5T6V7W8X9YZAB",
@@ -136,8 +138,20 @@ fn any_run() -> impl Strategy<Value = sync::LiveRun> {
         "01K9Z3V7Q8R4S5T6V7W8X9YZAC",
     ];
     let ids = prop_oneof![1 => Just(ids[0]), 9 => Just(ids[1]), 1 => Just(ids[2]), 9 => Just(ids[3])];
-    (ids, 1..3_i64).prop_map(|(run_id, expires_at)| sync::LiveRun {
-        run_id: run_id.to_owned(),
+    ids.prop_map(str::to_owned)
+}
+
+fn any_revocation() -> impl Strategy<Value = Revocation> {
+    (any_run_id(), 1..3_i64).prop_map(|(run_id, until)| Revocation {
+        run_id,
+        until,
+        ..Revocation::default()
+    })
+}
+
+fn any_run() -> impl Strategy<Value = sync::LiveRun> {
+    (any_run_id(), 1..3_i64).prop_map(|(run_id, expires_at)| sync::LiveRun {
+        run_id,
         expires_at,
         ..sync::LiveRun::default()
     })
@@ -151,24 +165,35 @@ fn any_message() -> impl Strategy<Value = Option<Response>> {
     let reason = prop_oneof![3 => Just(0), 1 => 1..9_i32];
     let classes = prop::collection::vec(any_class(), 0..2);
     let runs = prop::collection::vec(any_run(), 0..2);
-    let page = (entries, any::<bool>(), any_point(), reason, classes, runs).prop_map(
-        |(entries, own, resume, full_reason, classes, runs)| {
-            let entries = entries
-                .into_iter()
-                .map(|(name, revision, usable)| entry(name, revision, usable));
-            sync::Page {
-                entries: entries.collect(),
-                bundles: own
-                    .then(|| bundle(followed::TRUST_DOMAIN, 1))
+    let revocations = prop::collection::vec(any_revocation(), 0..2);
+    let page = (
+        entries,
+        any::<bool>(),
+        any_point(),
+        reason,
+        classes,
+        runs,
+        revocations,
+    )
+        .prop_map(
+            |(entries, own, resume, full_reason, classes, runs, revocations)| {
+                let entries = entries
                     .into_iter()
-                    .collect(),
-                resume,
-                full_reason,
-                classes,
-                runs,
-            }
-        },
-    );
+                    .map(|(name, revision, usable)| entry(name, revision, usable));
+                sync::Page {
+                    entries: entries.collect(),
+                    bundles: own
+                        .then(|| bundle(followed::TRUST_DOMAIN, 1))
+                        .into_iter()
+                        .collect(),
+                    resume,
+                    full_reason,
+                    classes,
+                    runs,
+                    revocations,
+                }
+            },
+        );
     prop_oneof![
         6 => delta.prop_map(|delta| Some(Response::Delta(delta))),
         2 => page.prop_map(|page| Some(Response::Page(page))),

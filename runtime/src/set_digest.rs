@@ -1,5 +1,5 @@
-//! The digest by which agent and server see that they hold the same set of entries, bundles, classes and runs
-//! (`vouchsafe.sync.v1.ResumePoint`).
+//! The digest by which agent and server see that they hold the same set of entries, bundles, classes, runs and
+//! revocations //! (`vouchsafe.sync.v1.ResumePoint`).
 //!
 //! It is the exclusive or of one hash an item, so that a change costs two hashes whatever the size of the set. It
 //! finds mistakes; it does not protect from a server that lies, which an agent has to trust anyway.
@@ -56,6 +56,16 @@ impl ItemDigest {
         fields.finish()
     }
 
+    /// The revocation of a run's SVIDs; times in Unix seconds.
+    pub fn of_revocation(run_id: &str, spiffe_id: &str, revoked_at: i64, until: i64) -> Self {
+        let mut fields = Fields::new(b"revocation");
+        fields.add(run_id.as_bytes());
+        fields.add(spiffe_id.as_bytes());
+        fields.add(&revoked_at.to_be_bytes());
+        fields.add(&until.to_be_bytes());
+        fields.finish()
+    }
+
     /// A bundle with its authorities and their taints; times count in whole seconds.
     pub fn of_bundle(bundle: &Bundle) -> Self {
         let mut fields = Fields::new(b"bundle");
@@ -86,6 +96,13 @@ impl SetDigest {
         for (byte, other) in self.0.iter_mut().zip(item.0) {
             *byte ^= other;
         }
+    }
+
+    /// The digest of this set and of another with which it shares nothing.
+    #[must_use]
+    pub fn with(mut self, others: Self) -> Self {
+        self.toggle(ItemDigest(others.0));
+        self
     }
 
     /// The digest as it goes over the wire.

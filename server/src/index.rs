@@ -32,7 +32,7 @@ pub use filter::{EntryFilter, NodeFilter, Relation};
 use followers::Followers;
 pub use followers::{Following, MAX_PENDING, Pending};
 pub use history::Missed;
-pub use runs::{LiveRun, RunFilter};
+pub use runs::{LiveRun, Number, Revoked, RunFilter, spiffe_id_of};
 use state::State;
 pub use view::View;
 

@@ -17,5 +17,7 @@ mod life;
 mod many;
 #[path = "runs/nested.rs"]
 mod nested;
+#[path = "runs/revoked.rs"]
+mod revoked;
 #[path = "runs/stage.rs"]
 mod stage;

@@ -62,6 +62,7 @@ impl Held {
             resume,
             classes,
             runs,
+            revoked,
         } = restored;
         tracing::info!(
             entries = entries.len(),
@@ -74,6 +75,7 @@ impl Held {
             bundles,
             classes,
             runs,
+            revoked,
             resume,
         }));
         let entries = &self.knowledge.get().entries;

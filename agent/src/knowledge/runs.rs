@@ -1,11 +1,11 @@
-//! Classes and runs as part of what is known. They come and go without a new version: no workload is answered otherwise
+//! Classes, runs and revocations as part of what is known. They come and go without a new version: no workload is answered otherwise
 //! for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vouchsafe_identity::{ClassName, RunId};
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 
 use super::{Knowledge, RunNews};
@@ -19,19 +19,10 @@ impl Knowledge {
         &mut self,
         classes: BTreeMap<ClassName, Option<Arc<Class>>>,
         runs: BTreeMap<RunId, RunNews>,
+        revoked: BTreeMap<RunId, Option<Arc<Revocation>>>,
     ) -> bool {
-        let mut differs = false;
-        for (name, class) in classes {
-            if self.classes.get(&name) == class.as_ref() {
-                continue;
-            }
-            differs = true;
-            let known = Arc::make_mut(&mut self.classes);
-            match class {
-                Some(class) => known.insert(name, class),
-                None => known.remove(&name),
-            };
-        }
+        let mut differs = take_in(&mut self.classes, classes);
+        differs |= take_in(&mut self.revoked, revoked);
         for (id, news) in runs {
             match news {
                 RunNews::Lives(run) if self.runs.get(&id) == Some(&run) => {}
@@ -66,13 +57,33 @@ impl Knowledge {
     }
 }
 
-/// What of all classes differs from those that are known.
-pub(super) fn changes(
-    known: &BTreeMap<ClassName, Arc<Class>>,
-    whole: BTreeMap<ClassName, Arc<Class>>,
-) -> BTreeMap<ClassName, Option<Arc<Class>>> {
-    let gone = known.keys().filter(|name| !whole.contains_key(name));
-    let gone: Vec<_> = gone.map(|name| (name.clone(), None)).collect();
-    let all = whole.into_iter().map(|(name, class)| (name, Some(class)));
+/// Takes in what came, differs or went; whether anything differs.
+fn take_in<K: Ord + Clone, V: PartialEq>(
+    known: &mut Arc<BTreeMap<K, Arc<V>>>,
+    changes: BTreeMap<K, Option<Arc<V>>>,
+) -> bool {
+    let mut differs = false;
+    for (key, value) in changes {
+        if known.get(&key) == value.as_ref() {
+            continue;
+        }
+        differs = true;
+        let known = Arc::make_mut(known);
+        match value {
+            Some(value) => known.insert(key, value),
+            None => known.remove(&key),
+        };
+    }
+    differs
+}
+
+/// What of all that there is differs from what is known.
+pub(super) fn changes<K: Ord + Clone, V>(
+    known: &BTreeMap<K, Arc<V>>,
+    whole: BTreeMap<K, Arc<V>>,
+) -> BTreeMap<K, Option<Arc<V>>> {
+    let gone = known.keys().filter(|key| !whole.contains_key(key));
+    let gone: Vec<_> = gone.map(|key| (key.clone(), None)).collect();
+    let all = whole.into_iter().map(|(key, value)| (key, Some(value)));
     all.chain(gone).collect()
 }

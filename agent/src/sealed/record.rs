@@ -1,4 +1,4 @@
-//! What a frame says: changes of entries, bundles, classes, runs and X.509-SVIDs, as protobuf messages of our own. What cannot be
+//! What a frame says: changes of entries, bundles, classes, runs, revocations and X.509-SVIDs, as protobuf messages of our own. What cannot be
 //! turned into our types condemns the whole: it was sealed by us, so it is damage of another kind.
 
 mod reader;
@@ -11,7 +11,7 @@ use prost::{Message, Oneof};
 use time::OffsetDateTime;
 use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::{Bundle, JwtAuthority, SelectorSet, TrustDomain, X509Authority};
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 use vouchsafe_runtime::set_digest::ItemDigest;
 use zeroize::{Zeroize, Zeroizing};
@@ -38,7 +38,7 @@ pub struct Batch {
 #[derive(Clone, PartialEq, Message)]
 pub struct Change {
     /// Which.
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub kind: Option<Kind>,
 }
 
@@ -81,6 +81,12 @@ pub enum Kind {
     /// The run of this id has ended.
     #[prost(string, tag = "12")]
     RunGone(String),
+    /// The SVIDs of a run are revoked; as the server told it.
+    #[prost(message, tag = "13")]
+    Revocation(Revocation),
+    /// The revocation of the run of this id is over.
+    #[prost(string, tag = "14")]
+    RevocationGone(String),
 }
 
 /// A place in the server's log of changes. The digest of the set is reckoned again from what is sealed.

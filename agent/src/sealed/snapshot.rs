@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 
 use super::record::{Change, Kind};
@@ -15,7 +15,7 @@ use crate::knowledge::Knowledge;
 /// One moment. It shares what it holds with the caches.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshot {
-    /// Entries, bundles, classes and runs.
+    /// Entries, bundles, classes, runs and revocations.
     pub(super) known: Arc<Knowledge>,
     /// X.509-SVIDs by entry.
     pub(super) svids: HashMap<EntryId, Arc<X509Svid>>,
@@ -32,8 +32,9 @@ impl Snapshot {
         let place = [Change::resume(self.known.resume.as_ref())];
         let classes = self.known.classes.values().map(|class| class_record(class));
         let runs = self.known.runs.values().map(|run| run_record(run));
+        let revoked = self.known.revoked.values().map(|one| revocation_record(one));
         let all = entries.chain(bundles).chain(svids).chain(classes).chain(runs);
-        let all = all.chain(place);
+        let all = all.chain(revoked).chain(place);
         all.chain(self.heard()).collect()
     }
 
@@ -62,6 +63,7 @@ impl Snapshot {
             }
         }
         self.runs_since(before, &mut changes);
+        self.revoked_since(before, &mut changes);
         if !changes.is_empty() {
             changes.push(Change::resume(self.known.resume.as_ref()));
             changes.extend(self.heard());
@@ -113,6 +115,16 @@ impl Snapshot {
         }
     }
 
+    fn revoked_since(&self, before: &Self, changes: &mut Vec<Change>) {
+        let (old, new) = (&before.known.revoked, &self.known.revoked);
+        if !Arc::ptr_eq(old, new) {
+            let differ = new.iter().filter(|(id, one)| old.get(*id) != Some(*one));
+            changes.extend(differ.map(|(_, one)| revocation_record(one)));
+            let gone = old.keys().filter(|id| !new.contains_key(*id));
+            changes.extend(gone.map(|id| Kind::RevocationGone(id.to_string()).into()));
+        }
+    }
+
     fn heard(&self) -> Option<Change> {
         self.heard_at.map(|at| Kind::Heard(at.unix_timestamp()).into())
     }
@@ -124,4 +136,8 @@ fn class_record(class: &Class) -> Change {
 
 fn run_record(run: &LiveRun) -> Change {
     Kind::Run(run.clone()).into()
+}
+
+fn revocation_record(revocation: &Revocation) -> Change {
+    Kind::Revocation(revocation.clone()).into()
 }

@@ -13,7 +13,7 @@ use vouchsafe_proto::workload::{
     JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse,
 };
 
-use super::{Matched, PATIENCE, Parts};
+use super::{Matched, PATIENCE, Parts, revoked};
 use crate::cache::Shelf;
 use crate::cache::jwt::{Cached, JwtContext, JwtKey, JwtSvid};
 use crate::caller::Caller;
@@ -204,7 +204,7 @@ fn wanted(spiffe_id: &str) -> Result<Option<SpiffeId>, Status> {
     }
 }
 
-/// Checks a token for the caller, by its own bundle and those that its entries federate with.
+/// Checks a token for the caller, by its own bundle and those that its entries federate with, and by the revocations of runs.
 ///
 /// # Errors
 /// The status for the caller.
@@ -229,6 +229,7 @@ pub async fn validate(
     };
     let verified = jwt::verify_svid(&request.svid, &request.audience, bundle_of, parts.clock.now())
         .map_err(|e| Status::invalid_argument(e.to_string()))?;
+    revoked::check(&known, &parts.runs, &verified)?;
     let foreign = !verified.spiffe_id.is_member_of(&known.trust_domain);
     Ok(ValidateJwtsvidResponse {
         spiffe_id: verified.spiffe_id.to_string(),

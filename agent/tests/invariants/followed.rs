@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use vouchsafe_agent::knowledge::{Knowledge, KnowledgeBase};
-use vouchsafe_agent::sync::push::protocol::{Following, Heard, RUNS, class_digest, run_digest};
+use vouchsafe_agent::sync::push::protocol::{
+    Following, Heard, RUNS, class_digest, revocation_digest, run_digest,
+};
 use vouchsafe_agent::upstream::convert;
 use vouchsafe_identity::{Bundle, TrustDomain};
 use vouchsafe_proto::spire::api::types;
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1::authority_taint::Authority;
 use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_request::Message as Request;
@@ -27,6 +29,7 @@ struct Told {
     bundles: BTreeMap<TrustDomain, Bundle>,
     classes: BTreeMap<String, Class>,
     runs: BTreeMap<String, LiveRun>,
+    revoked: BTreeMap<String, Revocation>,
 }
 
 impl Told {
@@ -48,12 +51,18 @@ impl Told {
         self.runs.insert(run.run_id.clone(), run);
     }
 
+    fn revocation(&mut self, revocation: Revocation) {
+        self.revoked.insert(revocation.run_id.clone(), revocation);
+    }
+
     fn change(&mut self, kind: Option<Kind>, runs: bool) {
         match kind {
             Some(Kind::ClassPut(class)) if runs => self.class(*class),
             Some(Kind::ClassGone(name)) if runs => drop(self.classes.remove(&name)),
             Some(Kind::RunPut(run)) if runs => self.run(run),
             Some(Kind::RunGone(gone)) if runs => drop(self.runs.remove(&gone.run_id)),
+            Some(Kind::RevocationPut(one)) if runs => self.revocation(one),
+            Some(Kind::RevocationGone(id)) if runs => drop(self.revoked.remove(&id)),
             Some(Kind::EntryPut(entry)) => self.entry(entry),
             Some(Kind::EntryGone(id)) => drop(self.entries.remove(&id)),
             Some(Kind::BundlePut(bundle)) => self.bundle(bundle),
@@ -62,7 +71,9 @@ impl Told {
                 self.bundles.retain(|held, _| Some(held) != domain.as_ref());
             }
             Some(Kind::AuthorityTaint(taint)) => self.taint(&taint),
-            Some(Kind::ClassPut(_) | Kind::ClassGone(_) | Kind::RunPut(_) | Kind::RunGone(_)) | None => {}
+            Some(Kind::ClassPut(_) | Kind::ClassGone(_) | Kind::RunPut(_) | Kind::RunGone(_))
+            | Some(Kind::RevocationPut(_) | Kind::RevocationGone(_))
+            | None => {}
         }
     }
 
@@ -95,6 +106,7 @@ impl Told {
             .chain(self.bundles.values().map(ItemDigest::of_bundle))
             .chain(self.classes.values().map(class_digest))
             .chain(self.runs.values().map(run_digest))
+            .chain(self.revoked.values().map(revocation_digest))
             .collect()
     }
 
@@ -123,6 +135,13 @@ impl Told {
                 .eq(self.classes.values())
         );
         assert!(known.runs.values().map(AsRef::as_ref).eq(self.runs.values()));
+        assert!(
+            known
+                .revoked
+                .values()
+                .map(AsRef::as_ref)
+                .eq(self.revoked.values())
+        );
     }
 }
 
@@ -165,6 +184,7 @@ impl Stream {
                 if !self.runs {
                     self.next.classes.clear();
                     self.next.runs.clear();
+                    self.next.revoked.clear();
                 }
                 return false;
             }
@@ -175,6 +195,8 @@ impl Stream {
                 if self.runs {
                     page.classes.iter().cloned().for_each(|one| self.next.class(one));
                     page.runs.iter().cloned().for_each(|one| self.next.run(one));
+                    let revoked = page.revocations.iter().cloned();
+                    revoked.for_each(|one| self.next.revocation(one));
                 }
                 &mut page.resume
             }

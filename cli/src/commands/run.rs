@@ -1,6 +1,7 @@
 //! `vouchsafe run`: which runs there are, what they say, and their end. Launching them is in `launch`.
 
 mod logs;
+mod revoked;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -113,6 +114,8 @@ pub(crate) enum RunCommand {
         #[arg(long, short)]
         follow: bool,
     },
+    /// List the ended runs whose SVIDs are revoked, until the last of them would have ended by itself
+    Revoked,
     /// End a run: it gets no SVID from now on
     Kill {
         /// Its id
@@ -307,6 +310,7 @@ pub(crate) async fn run(command: RunCommand, global: &Global, output: &Output) -
     match command {
         RunCommand::Logs { .. } => Ok(()),
         RunCommand::Tree { class } => tree::show(&server, class, output).await,
+        RunCommand::Revoked => revoked::list(&server, output).await,
         RunCommand::List {
             class,
             node,

@@ -2,9 +2,11 @@
 
 use async_trait::async_trait;
 use tonic::{Request, Response, Status};
+use vouchsafe_identity::RunId;
 use vouchsafe_proto::vouchsafe::run::v1::runs_server::Runs;
 use vouchsafe_proto::vouchsafe::run::v1::{
-    GetRunRequest, KillRunRequest, ListRunsRequest, ListRunsResponse, Run, RunState,
+    GetRunRequest, KillRunRequest, ListRevocationsRequest, ListRevocationsResponse, ListRunsRequest,
+    ListRunsResponse, Run, RunState,
 };
 use vouchsafe_store as store;
 
@@ -21,6 +23,16 @@ impl Api {
     }
 }
 
+/// The run after which a page begins.
+fn after(token: &str) -> Result<Option<RunId>, Status> {
+    match token {
+        "" => Ok(None),
+        token => run::run_id(token)
+            .map(Some)
+            .map_err(|_| refuse(ConvertError::PageToken(token.to_owned()))),
+    }
+}
+
 #[async_trait]
 impl Runs for Api {
     async fn list_runs(
@@ -32,10 +44,7 @@ impl Runs for Api {
         let states = run::states(asked).map_err(refuse)?;
         let size = convert::page_size(asked.page_size).map_err(refuse)?;
         let size = size.min(MAX_PAGE_RUNS);
-        let after = match asked.page_token.as_str() {
-            "" => None,
-            token => Some(run::run_id(token).map_err(|_| refuse(ConvertError::PageToken(token.to_owned())))?),
-        };
+        let after = after(&asked.page_token)?;
         let is_wanted = |found: &store::Run| states.is_empty() || states.contains(&run::state(found));
         // What lives is in the index; for the rest the store is read, a few at a time.
         let (runs, next) = if !states.is_empty() && !states.contains(&RunState::Ended) {
@@ -68,5 +77,21 @@ impl Runs for Api {
         call.fact("run", id.to_string());
         let killed = self.runs.kill(&call.origin(), id).await.map_err(refuse)?;
         Ok(Response::new(self.run_message(&killed)))
+    }
+
+    async fn list_revocations(
+        &self,
+        request: Request<ListRevocationsRequest>,
+    ) -> Result<Response<ListRevocationsResponse>, Status> {
+        let asked = request.get_ref();
+        let size = convert::page_size(asked.page_size).map_err(refuse)?;
+        let after = after(&asked.page_token)?;
+        let page = self.index.revocations(after.as_ref(), size.min(MAX_PAGE_RUNS));
+        let last = page.rows.last().filter(|_| page.more);
+        let next = last.map(|revoked| String::from(revoked.revocation.run));
+        Ok(Response::new(ListRevocationsResponse {
+            next_page_token: next.unwrap_or_default(),
+            revocations: page.rows.iter().map(|revoked| run::revocation(revoked)).collect(),
+        }))
     }
 }

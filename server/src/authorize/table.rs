@@ -255,6 +255,7 @@ const TABLE: &[(&str, Rule)] = &[
     ("/vouchsafe.run.v1.Runs/ListRuns", OPERATOR),
     ("/vouchsafe.run.v1.Runs/GetRun", OPERATOR),
     ("/vouchsafe.run.v1.Runs/KillRun", OPERATOR),
+    ("/vouchsafe.run.v1.Runs/ListRevocations", OPERATOR),
     ("/vouchsafe.run.v1.Admission/DescribeClass", AGENT),
     ("/vouchsafe.run.v1.Admission/AdmitRun", AGENT),
     ("/vouchsafe.run.v1.Admission/StartRun", AGENT),

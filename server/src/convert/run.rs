@@ -7,7 +7,7 @@ use vouchsafe_store::run::{EndReason, Ended};
 
 use super::ConvertError;
 use super::class;
-use crate::index::RunFilter;
+use crate::index::{Revoked, RunFilter};
 use crate::usecases::runs::{Admission, Launcher};
 
 /// Most groups of a launcher: the kernel's own limit.
@@ -19,6 +19,22 @@ pub fn run_id(text: &str) -> Result<RunId, ConvertError> {
         return Err(ConvertError::Missing("run_id"));
     }
     Ok(RunId::new(text)?)
+}
+
+/// A revocation.
+pub fn revocation(revoked: &Revoked) -> proto::Revocation {
+    let Revoked {
+        revocation,
+        spiffe_id,
+    } = revoked;
+    proto::Revocation {
+        run_id: revocation.run.to_string(),
+        spiffe_id: spiffe_id.clone(),
+        revoked_at: revocation.at.unix_timestamp(),
+        until: revocation.until.unix_timestamp(),
+        x509_serials: revocation.x509_serials.clone(),
+        jwt_ids: revocation.jwt_ids.clone(),
+    }
 }
 
 /// What an agent asks to be admitted.

@@ -33,6 +33,8 @@ pub(super) enum What {
     Classes,
     /// A run.
     Run(RunId),
+    /// The revocation of a run's SVIDs.
+    Revocation(RunId),
 }
 
 /// Who has to.
@@ -120,6 +122,11 @@ fn put_one(state: &mut State, walks: &mut Walks, news: News) -> Vec<Concern> {
         }
         News::Class(name, row) => runs::put_class(state, name, row),
         News::Run(id, row) => runs::put_run(state, id, row),
+        News::Revocation(id, row) => {
+            state.runs.put_revocation(id, row);
+            let (what, who) = (What::Revocation(id), Who::Anybody);
+            vec![Concern { what, who }]
+        }
         News::Bundle(trust_domain, row) => {
             match row {
                 Some(row) => {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use vouchsafe_identity::{Bundle, ClassName, RunId, SpiffeId, TrustDomain};
 use vouchsafe_store::{
-    ChangeKind, Class, Entry, EntryId, Node, Revision, Run, SharedStore, StoreError, Versioned,
+    ChangeKind, Class, Entry, EntryId, Node, Revision, Revocation, Run, SharedStore, StoreError, Versioned,
 };
 
 use super::Index;
@@ -42,6 +42,7 @@ pub(super) enum News {
     Bundle(TrustDomain, Option<Versioned<Bundle>>),
     Class(ClassName, Option<Versioned<Class>>),
     Run(RunId, Option<Versioned<Run>>),
+    Revocation(RunId, Option<Versioned<Revocation>>),
 }
 
 /// Reads every entry, node and bundle. What changes after revision `at` is read again by the feed.
@@ -69,7 +70,7 @@ pub(super) async fn load(store: &SharedStore, at: Revision) -> Result<State, Sto
     Ok(state)
 }
 
-/// Reads every class and every run.
+/// Reads every class, every run and every revocation.
 async fn load_runs(store: &SharedStore, state: &mut State) -> Result<(), StoreError> {
     let mut after = None;
     loop {
@@ -83,10 +84,18 @@ async fn load_runs(store: &SharedStore, state: &mut State) -> Result<(), StoreEr
     let mut after = None;
     loop {
         let page = store.runs(after.as_ref(), PAGE_ROWS).await?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let Some(last) = page.last() else { break };
         after = Some(last.value.id);
         page.into_iter()
             .for_each(|row| state.runs.put_run(row.value.id, Some(row)));
+    }
+    let mut after = None;
+    loop {
+        let page = store.revocations(after.as_ref(), PAGE_ROWS).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.value.run);
+        page.into_iter()
+            .for_each(|row| state.runs.put_revocation(row.value.run, Some(row)));
     }
 }
 
@@ -184,6 +193,9 @@ async fn catch_up(index: &Index, store: &SharedStore, target: Revision) -> Resul
                 ChangeKind::Bundle(td) => news.push(News::Bundle(td.clone(), store.bundle(&td).await?)),
                 ChangeKind::Class(name) => news.push(News::Class(name.clone(), store.class(&name).await?)),
                 ChangeKind::Run(id) => news.push(News::Run(id, store.run(&id).await?)),
+                ChangeKind::Revocation(id) => {
+                    news.push(News::Revocation(id, store.revocation(&id).await?));
+                }
                 _ => {}
             }
         }

@@ -32,6 +32,10 @@ pub struct Pending {
     pub classes: bool,
     /// Runs that came or went.
     pub runs: HashSet<RunId>,
+    /// Runs whose SVIDs were revoked, or whose revocation is over.
+    pub revocations: HashSet<RunId>,
+    /// Any revocation may have come or gone.
+    pub all_revocations: bool,
     /// The agent's node changed.
     pub standing: bool,
     /// The agent follows by another stream now.
@@ -39,8 +43,16 @@ pub struct Pending {
 }
 
 impl Pending {
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
+    /// How soon it has to be looked at.
+    fn urgency(&self) -> Urgency {
+        let flags = self.everything || self.bundles || self.classes || self.standing || self.replaced;
+        if flags || !self.entries.is_empty() || !self.runs.is_empty() {
+            Urgency::Now
+        } else if self.all_revocations || !self.revocations.is_empty() {
+            Urgency::Soon
+        } else {
+            Urgency::None
+        }
     }
 
     fn add(&mut self, what: &What) {
@@ -67,10 +79,26 @@ impl Pending {
                     self.add(&What::Entries);
                 }
             }
+            What::Revocation(_) if self.all_revocations => {}
+            What::Revocation(id) => {
+                self.revocations.insert(*id);
+                if self.revocations.len() > MAX_PENDING {
+                    self.revocations = HashSet::new();
+                    self.all_revocations = true;
+                }
+            }
             What::Standing => self.standing = true,
             What::Bundle(_) => self.bundles = true,
         }
     }
+}
+
+/// How soon an agent has to look. Revocations concern all agents and come by the hundred where runs do: they are gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    None,
+    Soon,
+    Now,
 }
 
 #[derive(Debug, Default)]
@@ -80,12 +108,12 @@ struct Follower {
 }
 
 impl Follower {
-    /// Marks; true if there was nothing to do before.
+    /// Marks; true if it has to be looked at sooner than before.
     fn mark(&self, mark: impl FnOnce(&mut Pending)) -> bool {
         let mut pending = lock(&self.pending);
-        let idle = pending.is_empty();
+        let before = pending.urgency();
         mark(&mut pending);
-        idle
+        before < pending.urgency()
     }
 }
 
@@ -142,6 +170,7 @@ impl Followers {
                     .iter()
                     .for_each(|what| pending.add(what));
                 pending.bundles = true;
+                pending.all_revocations = true;
             });
         }
         Woken(followers)
@@ -189,9 +218,14 @@ impl Following {
         &self.agent
     }
 
-    /// Waits until there is something to look at.
+    /// Waits until there is something to look at, now or soon.
     pub async fn news(&self) {
         self.follower.wake.notified().await;
+    }
+
+    /// Whether what is to be looked at can wait for more of its kind.
+    pub fn may_gather(&self) -> bool {
+        lock(&self.follower.pending).urgency() < Urgency::Now
     }
 
     /// Looks at the index together with what is to be looked at anew, which is taken by this.

@@ -30,10 +30,17 @@ pub struct Missed {
     pub runs: HashSet<RunId>,
     /// Any class may have come or gone.
     pub all_classes: bool,
+    /// Runs whose SVIDs were revoked, or whose revocation is over.
+    pub revocations: HashSet<RunId>,
 }
 
 impl Missed {
-    /// The same without classes and runs.
+    /// How many things it is.
+    pub fn count(&self) -> usize {
+        self.entries.len() + self.classes.len() + self.runs.len() + self.revocations.len()
+    }
+
+    /// The same without classes, runs and revocations.
     #[must_use]
     pub fn without_runs(self) -> Self {
         Self {
@@ -76,6 +83,7 @@ impl History {
         let what = match change.kind {
             ChangeKind::Entry(id) => What::Entry(id.as_str().into()),
             ChangeKind::Bundle(trust_domain) => What::Bundle(trust_domain),
+            ChangeKind::Revocation(id) => What::Revocation(id),
             ChangeKind::Class(name) => What::Class(name),
             ChangeKind::Run(id) => {
                 // What is kept no longer ended days ago.
@@ -134,6 +142,9 @@ impl History {
                 What::Classes => missed.all_classes = true,
                 What::Run(id) => {
                     missed.runs.insert(*id);
+                }
+                What::Revocation(id) => {
+                    missed.revocations.insert(*id);
                 }
                 What::Standing => {}
             }

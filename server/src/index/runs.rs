@@ -1,20 +1,25 @@
-//! Classes and live runs in memory: what is looked up when a run is admitted, and when it asks for SVIDs.
+//! Classes and live runs in memory: what is looked up when a run is admitted, and when it asks for SVIDs. And the revocations of
+//! SVIDs of ended runs, of which all agents hear.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
-use vouchsafe_identity::{ClassId, ClassName, RunId, SpiffeId, TaskId};
+use vouchsafe_identity::{ClassId, ClassName, RunId, RunIdentity, SpiffeId, TaskId};
+use vouchsafe_runtime::{ItemDigest, SetDigest};
 use vouchsafe_store::class::ClassNodes;
 use vouchsafe_store::run::Ended;
-use vouchsafe_store::{Class, Revision, Run, Versioned};
+use vouchsafe_store::{Class, Revision, Revocation, Run, Versioned};
 
 use super::authorized;
 use super::state::State;
 use super::view::View;
 use super::{Index, Page, page};
+
+/// Of how many SVIDs of a run, of each kind, the latest are remembered by number.
+const MAX_NUMBERS: usize = 1000;
 
 /// A run that lives.
 #[derive(Debug)]
@@ -39,13 +44,47 @@ impl Eq for LiveRun {}
 struct Uses {
     issued: AtomicU64,
     last: AtomicI64,
+    numbers: Mutex<Numbers>,
+}
+
+/// The latest SVIDs of a run: serial numbers, and `jti`s.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of X.509-SVIDs.
+    pub x509: VecDeque<String>,
+    /// Of JWT-SVIDs.
+    pub jwt: VecDeque<String>,
+}
+
+/// The number of one SVID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Number {
+    /// The serial number of an X.509-SVID.
+    X509(String),
+    /// The `jti` of a JWT-SVID.
+    Jwt(String),
 }
 
 impl LiveRun {
     /// Notes that it was given an SVID.
-    pub fn used(&self, now: OffsetDateTime) {
+    pub fn used(&self, now: OffsetDateTime, number: Number) {
         self.uses.issued.fetch_add(1, Ordering::Relaxed);
         self.uses.last.store(now.unix_timestamp(), Ordering::Relaxed);
+        let mut numbers = self.uses.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of_kind, number) = match number {
+            Number::X509(serial) => (&mut numbers.x509, serial),
+            Number::Jwt(jti) => (&mut numbers.jwt, jti),
+        };
+        if of_kind.len() == MAX_NUMBERS {
+            of_kind.pop_front();
+        }
+        of_kind.push_back(number);
+    }
+
+    /// The latest SVIDs that it was given.
+    pub fn numbers(&self) -> Numbers {
+        let numbers = self.uses.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        numbers.clone()
     }
 
     /// How many SVIDs it was given, and when the last, in Unix seconds.
@@ -81,6 +120,44 @@ impl RunFilter {
     }
 }
 
+/// A revocation, as agents are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// The revocation.
+    pub revocation: Revocation,
+    /// The SPIFFE ID of its run.
+    pub spiffe_id: String,
+}
+
+impl From<Revocation> for Revoked {
+    fn from(revocation: Revocation) -> Self {
+        let spiffe_id = spiffe_id_of(&revocation.class_id, revocation.run);
+        Self {
+            revocation,
+            spiffe_id,
+        }
+    }
+}
+
+impl Revoked {
+    /// What it adds to the digest of a set.
+    pub fn digest(&self) -> ItemDigest {
+        let Revocation { run, at, until, .. } = &self.revocation;
+        let (at, until) = (at.unix_timestamp(), until.unix_timestamp());
+        ItemDigest::of_revocation(&run.to_string(), &self.spiffe_id, at, until)
+    }
+}
+
+/// The SPIFFE ID of a run of a class.
+pub fn spiffe_id_of(class: &ClassId, run: RunId) -> String {
+    let identity = RunIdentity {
+        class: class.clone(),
+        run,
+        child: None,
+    };
+    identity.spiffe_id().map(String::from).unwrap_or_default()
+}
+
 /// Classes, live runs, and the ends of those whose SVIDs may still be valid.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
@@ -94,6 +171,8 @@ pub(super) struct Runs {
     live_on: HashMap<SpiffeId, BTreeSet<RunId>>,
     places: HashMap<ClassName, BTreeMap<u32, RunId>>,
     ended: BTreeMap<RunId, (SpiffeId, Ended)>,
+    revoked: Arc<BTreeMap<RunId, Arc<Revoked>>>,
+    revoked_digest: SetDigest,
 }
 
 impl Runs {
@@ -145,6 +224,21 @@ impl Runs {
         let uses = old.map(|old| Arc::clone(&old.uses)).unwrap_or_default();
         let live = LiveRun { run, revision, uses };
         self.live.insert(id, Arc::new(live));
+    }
+
+    pub(super) fn put_revocation(&mut self, id: RunId, row: Option<Versioned<Revocation>>) {
+        // Copied only while somebody is being told all of them.
+        let revoked = Arc::make_mut(&mut self.revoked);
+        let old = match row {
+            Some(row) => {
+                let new = Revoked::from(row.value);
+                self.revoked_digest.toggle(new.digest());
+                revoked.insert(id, Arc::new(new))
+            }
+            None => revoked.remove(&id),
+        };
+        old.into_iter()
+            .for_each(|old| self.revoked_digest.toggle(old.digest()));
     }
 
     pub(super) fn class(&self, name: &ClassName) -> Option<&Class> {
@@ -217,6 +311,12 @@ impl View<'_> {
         self.0.runs.live.get(id).filter(|live| live.run.node == *agent)
     }
 
+    /// All revocations, and their digest.
+    pub fn revocations(&self) -> (&Arc<BTreeMap<RunId, Arc<Revoked>>>, SetDigest) {
+        let runs = &self.0.runs;
+        (&runs.revoked, runs.revoked_digest)
+    }
+
     /// How a run ended, as long as its SVIDs may be valid.
     pub fn end_of(&self, agent: &SpiffeId, id: &RunId) -> Option<&Ended> {
         let (node, ended) = self.0.runs.ended.get(id)?;
@@ -286,6 +386,27 @@ impl Index {
         let rows = state.runs.live.range::<RunId, _>((from, Bound::Unbounded));
         let picked = rows.map(|(_, live)| live).filter(|live| filter.picks(&live.run));
         page(picked.cloned(), limit)
+    }
+
+    /// The runs whose revocations are past: all of their SVIDs have ended by themselves.
+    pub fn past_revocations(&self, now: OffsetDateTime) -> Vec<RunId> {
+        let state = self.read();
+        let past = |(_, revoked): &(&RunId, &Arc<Revoked>)| revoked.revocation.until <= now;
+        state
+            .runs
+            .revoked
+            .iter()
+            .filter(past)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Revocations of runs with ids after `after`, at most `limit`.
+    pub fn revocations(&self, after: Option<&RunId>, limit: usize) -> Page<Arc<Revoked>> {
+        let state = self.read();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = state.runs.revoked.range::<RunId, _>((from, Bound::Unbounded));
+        page(rows.map(|(_, revoked)| Arc::clone(revoked)), limit)
     }
 
     /// Forgets the ends of runs whose SVIDs are all past.

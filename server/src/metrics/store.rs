@@ -11,7 +11,8 @@ use vouchsafe_identity::{Bundle, ClassName, RunId, SpiffeId, TrustDomain};
 use vouchsafe_store::{
     AuditReader, BackupPart, BackupReader, BundleReader, Change, ChangeReader, Class, ClassReader, Commit,
     CommitError, Entry, EntryId, EntryReader, JoinToken, JournalReader, JournalRow, Node, NodeReader,
-    RestoreMark, Revision, Run, RunReader, SharedStore, Store, StoreError, TokenHash, TokenReader, Versioned,
+    RestoreMark, Revision, Revocation, RevocationReader, Run, RunReader, SharedStore, Store, StoreError,
+    TokenHash, TokenReader, Versioned,
 };
 
 use super::Commits;
@@ -127,6 +128,21 @@ impl RunReader for MeteredStore {
 
     async fn runs(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<Versioned<Run>>, StoreError> {
         self.inner.runs(after, limit).await
+    }
+}
+
+#[async_trait]
+impl RevocationReader for MeteredStore {
+    async fn revocation(&self, run: &RunId) -> Result<Option<Versioned<Revocation>>, StoreError> {
+        self.inner.revocation(run).await
+    }
+
+    async fn revocations(
+        &self,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<Versioned<Revocation>>, StoreError> {
+        self.inner.revocations(after, limit).await
     }
 }
 

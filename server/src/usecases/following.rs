@@ -17,12 +17,11 @@ use vouchsafe_identity::{ClassName, RunId, SpiffeId, TrustDomain};
 use vouchsafe_runtime::{ItemDigest, SetDigest};
 use vouchsafe_store::{Class, EntryId, Revision, Versioned};
 
-use crate::index::{IndexedBundle, IndexedEntry, LiveRun, Pending, View};
+use crate::index::{IndexedBundle, IndexedEntry, LiveRun, Pending, Revoked, View};
 
 pub use bundles::{Authority, Taint};
 pub use opening::{Opening, Resume, WholeReason, open};
 use runs::HeldRuns;
-pub use runs::spiffe_id_of;
 
 /// More changes at once than this are told as the whole set, if that is not more.
 pub const MAX_CHANGES: usize = 1000;
@@ -48,6 +47,10 @@ pub enum Item {
     Run(Arc<LiveRun>),
     /// A run that has ended, and how.
     RunGone(RunId, String),
+    /// The SVIDs of a run are revoked.
+    Revocation(Arc<Revoked>),
+    /// All SVIDs of that run have ended by themselves.
+    RevocationGone(RunId),
 }
 
 /// Whom is told, and what beyond entries and bundles.
@@ -57,7 +60,7 @@ pub struct Audience<'a> {
     pub agent: &'a SpiffeId,
     /// The server's trust domain.
     pub own: &'a TrustDomain,
-    /// Whether classes and runs are told.
+    /// Whether classes, runs and revocations are told.
     pub runs: bool,
 }
 
@@ -80,6 +83,7 @@ pub struct Told {
     bundles: BTreeMap<TrustDomain, Arc<IndexedBundle>>,
     /// Only where the agent wants to hear of them.
     runs: Option<HeldRuns>,
+    /// Of all but the revocations.
     digest: SetDigest,
     revision: Revision,
     /// When an entry or an alias of the agent ends, in Unix seconds.
@@ -111,9 +115,10 @@ impl Told {
 
     /// Up to where the agent is with all that was told.
     pub fn point(&self) -> Point {
+        let revocations = self.runs.as_ref().map(|runs| runs.revocations_digest);
         Point {
             revision: self.revision,
-            digest: self.digest,
+            digest: self.digest.with(revocations.unwrap_or_default()),
         }
     }
 
@@ -135,6 +140,18 @@ impl Told {
     /// The runs, in order of id.
     pub fn runs(&self) -> impl Iterator<Item = &Arc<LiveRun>> {
         self.runs.iter().flat_map(|runs| runs.runs.values())
+    }
+
+    /// The revocations, in order of run; none once they have been told.
+    pub fn revocations(&self) -> impl Iterator<Item = &Arc<Revoked>> {
+        self.runs.iter().flat_map(|runs| runs.revocations.values())
+    }
+
+    /// That all of it has been told: what is only there for that is let go.
+    pub fn has_been_told(&mut self) {
+        if let Some(runs) = &mut self.runs {
+            runs.revocations = Arc::default();
+        }
     }
 
     /// How much the agent holds.
@@ -173,6 +190,7 @@ impl Told {
                 self.next_end = [self.next_end, alias].into_iter().flatten().min();
             }
             runs.compare_runs(view, agent, pending, digest, &mut items);
+            runs.compare_revocations(view, pending, &mut items);
         }
         self.revision = view.revision();
         items

@@ -15,7 +15,7 @@ use vouchsafe_identity::run::RunError;
 use vouchsafe_identity::{RunId, SpiffeId, TrustDomain};
 use vouchsafe_store::run::{EndReason, Ended, Started};
 use vouchsafe_store::{
-    ChangeKind, Commit, CommitError, Expect, Key, Record, Run, SharedStore, StoreError, Versioned,
+    ChangeKind, Commit, CommitError, Expect, Key, Record, Revocation, Run, SharedStore, StoreError, Versioned,
 };
 
 use super::Origin;
@@ -237,7 +237,22 @@ impl Runs {
             }
         }
         self.index.forget_ended_runs(origin.at);
+        self.forget_revocations(origin.at).await?;
         self.forget(origin).await
+    }
+
+    /// Forgets the revocations of SVIDs that have all ended by themselves.
+    async fn forget_revocations(&self, now: OffsetDateTime) -> Result<(), RunsError> {
+        for past in self.index.past_revocations(now).chunks(BATCH) {
+            let forget = |commit: Commit, id: &RunId| {
+                commit
+                    .delete(Key::Revocation(*id))
+                    .change(ChangeKind::Revocation(*id))
+            };
+            let commit = past.iter().fold(Commit::default(), forget);
+            self.written(commit).await?;
+        }
+        Ok(())
     }
 
     /// Why a run that lives should not.
@@ -289,9 +304,9 @@ impl Runs {
             if run.ended.is_some() {
                 return Ok(run);
             }
-            let issued = self.index.run(&id).map_or(0, |live| live.uses().0);
-            let (commit, run) =
-                self.close(Commit::default(), origin, (run, revision, issued), reason.clone());
+            let live = self.index.run(&id);
+            let row = (run, revision, live.as_deref());
+            let (commit, run) = self.close(Commit::default(), origin, row, reason.clone());
             if self.written(commit).await? {
                 return Ok(run);
             }
@@ -307,16 +322,16 @@ impl Runs {
         live: &LiveRun,
         reason: EndReason,
     ) -> Commit {
-        let row = (live.run.clone(), live.revision, live.uses().0);
+        let row = (live.run.clone(), live.revision, Some(live));
         self.close(commit, origin, row, reason).0
     }
 
-    /// The end of a run, which frees its place.
+    /// The end of a run, which frees its place and revokes its SVIDs.
     fn close(
         &self,
         commit: Commit,
         origin: &Origin,
-        (run, revision, svids_issued): (Run, vouchsafe_store::Revision, u64),
+        (run, revision, live): (Run, vouchsafe_store::Revision, Option<&LiveRun>),
         reason: EndReason,
     ) -> (Commit, Run) {
         let at = whole(origin.at).max(run.admitted_at);
@@ -326,18 +341,24 @@ impl Runs {
             at,
             reason,
             svids_end_at: (at + longest + SIGNING_TIME).min(run.expires_at.max(at)),
-            svids_issued,
+            svids_issued: live.map_or(0, |live| live.uses().0),
         };
+        let revocation = revocation(&run, &ended, live);
         let run = Run {
             ended: Some(ended),
             ..run
         };
-        let commit = commit
+        let mut commit = commit
             .expect(Expect::At(Key::Run(run.id), revision))
             .delete(Key::RunPlace(run.class.clone(), run.place))
             .put(Record::Run(run.clone()))
             .change(ChangeKind::Run(run.id))
             .audit(origin.change("run.end", end_facts(&run)));
+        if let Some(revocation) = revocation {
+            commit = commit
+                .put(Record::Revocation(revocation))
+                .change(ChangeKind::Revocation(run.id));
+        }
         (commit, run)
     }
 
@@ -373,6 +394,19 @@ impl Runs {
         let latest = *self.store.revisions().borrow();
         self.index.wait_for(latest).await;
     }
+}
+
+/// What of a run that ends is revoked; nothing where none of its SVIDs can be valid any more.
+fn revocation(run: &Run, ended: &Ended, live: Option<&LiveRun>) -> Option<Revocation> {
+    let numbers = live.map(LiveRun::numbers).unwrap_or_default();
+    (ended.svids_end_at > ended.at).then(|| Revocation {
+        run: run.id,
+        class_id: run.class_id.clone(),
+        at: ended.at,
+        until: ended.svids_end_at,
+        x509_serials: numbers.x509.into(),
+        jwt_ids: numbers.jwt.into(),
+    })
 }
 
 /// That a run has ended.

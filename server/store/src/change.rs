@@ -22,6 +22,8 @@ pub enum ChangeKind {
     Class(ClassName),
     /// A run was admitted, started, ended or forgotten.
     Run(RunId),
+    /// The SVIDs of a run were revoked, or have all ended since.
+    Revocation(RunId),
     /// Written by a newer release; skip it.
     Unknown,
 }
@@ -42,6 +44,7 @@ impl From<ChangeKind> for Stored {
             ChangeKind::Bundle(trust_domain) => ("bundle", Value::String(trust_domain.into())),
             ChangeKind::Class(name) => ("class", Value::String(name.into())),
             ChangeKind::Run(id) => ("run", Value::String(id.into())),
+            ChangeKind::Revocation(id) => ("revocation", Value::String(id.into())),
             ChangeKind::Unknown => ("unknown", Value::Null),
         };
         Self {
@@ -61,6 +64,7 @@ impl TryFrom<Stored> for ChangeKind {
             "bundle" => Self::Bundle(serde_json::from_value(stored.id)?),
             "class" => Self::Class(serde_json::from_value(stored.id)?),
             "run" => Self::Run(serde_json::from_value(stored.id)?),
+            "revocation" => Self::Revocation(serde_json::from_value(stored.id)?),
             _ => Self::Unknown,
         })
     }

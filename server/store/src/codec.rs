@@ -15,7 +15,7 @@ use crate::{EntryId, JournalKey, Key, RestoreMark, Revision, StoreError, TokenHa
 
 /// Version of the whole store: grows when any kind of value gets a new version.
 ///
-/// 2: a row of the audit log may have several records. 3: classes, whose ids no entry may give, and runs.
+/// 2: a row of the audit log may have several records. 3: classes, whose ids no entry may give, runs, and revocations.
 pub(crate) const FORMAT: u32 = 3;
 /// Longest row of several audit records, in bytes: what the store keeps in one piece.
 pub(crate) const AUDIT_ROW_BYTES: usize = 3 << 10;
@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     Run,
     /// Which run has a place of its class.
     RunPlace,
+    /// The revocation of a run's SVIDs.
+    Revocation,
 }
 
 impl Kind {
@@ -71,6 +73,7 @@ impl Kind {
             Self::ClassId => b'i',
             Self::Run => b'r',
             Self::RunPlace => b'p',
+            Self::Revocation => b'v',
         }
     }
 
@@ -88,6 +91,7 @@ impl Kind {
             Self::ClassId,
             Self::Run,
             Self::RunPlace,
+            Self::Revocation,
         ];
         key != head_key() && kept.iter().any(|kind| key.first() == Some(&kind.prefix()))
     }
@@ -116,6 +120,7 @@ impl Kind {
             Self::ClassId => "class id",
             Self::Run => "run",
             Self::RunPlace => "place of a run",
+            Self::Revocation => "revocation",
         }
     }
 
@@ -181,6 +186,7 @@ pub(crate) fn place(key: &Key) -> (Kind, Vec<u8>) {
         Key::ClassId(id) => (Kind::ClassId, class_id_key(id)),
         Key::Run(id) => (Kind::Run, run_key(id)),
         Key::RunPlace(class, place) => (Kind::RunPlace, run_place_key(class, *place)),
+        Key::Revocation(id) => (Kind::Revocation, revocation_key(id)),
     }
 }
 
@@ -197,6 +203,11 @@ pub(crate) fn class_id_key(id: &ClassId) -> Vec<u8> {
 /// Key of a run.
 pub(crate) fn run_key(id: &RunId) -> Vec<u8> {
     Kind::Run.key(id.to_string().as_bytes())
+}
+
+/// Key of the revocation of a run's SVIDs.
+pub(crate) fn revocation_key(id: &RunId) -> Vec<u8> {
+    Kind::Revocation.key(id.to_string().as_bytes())
 }
 
 /// Key of a place; no name has the slash.

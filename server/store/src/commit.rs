@@ -7,8 +7,8 @@ use vouchsafe_audit::Draft;
 use vouchsafe_identity::{Bundle, ClassId, ClassName, RunId, SpiffeId, TrustDomain};
 
 use crate::{
-    ChangeKind, Class, Entry, EntryId, JoinToken, JournalKey, JournalRow, Node, Revision, Run, StoreError,
-    TokenHash,
+    ChangeKind, Class, Entry, EntryId, JoinToken, JournalKey, JournalRow, Node, Revision, Revocation, Run,
+    StoreError, TokenHash,
 };
 
 /// Names one stored value.
@@ -35,6 +35,8 @@ pub enum Key {
     Run(RunId),
     /// One of the places for live runs that a class has, from 1.
     RunPlace(ClassName, u32),
+    /// The revocation of a run's SVIDs.
+    Revocation(RunId),
 }
 
 impl fmt::Display for Key {
@@ -50,6 +52,7 @@ impl fmt::Display for Key {
             Self::ClassId(id) => write!(f, "the class with id `{id}`"),
             Self::Run(id) => write!(f, "run `{id}`"),
             Self::RunPlace(class, place) => write!(f, "place {place} of class `{class}`"),
+            Self::Revocation(id) => write!(f, "revocation of run `{id}`"),
         }
     }
 }
@@ -74,6 +77,8 @@ pub enum Record {
     Run(Run),
     /// Which run has a place.
     RunPlace(ClassName, u32, RunId),
+    /// The revocation of a run's SVIDs.
+    Revocation(Revocation),
 }
 
 impl Record {
@@ -88,6 +93,7 @@ impl Record {
             Self::Class(class) => Key::Class(class.name.clone()),
             Self::Run(run) => Key::Run(run.id),
             Self::RunPlace(class, place, _) => Key::RunPlace(class.clone(), *place),
+            Self::Revocation(revocation) => Key::Revocation(revocation.run),
         }
     }
 }

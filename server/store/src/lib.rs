@@ -17,6 +17,7 @@ pub mod journal;
 pub mod kv;
 pub mod memory;
 pub mod node;
+pub mod revocation;
 pub mod run;
 pub mod sled;
 pub mod token;
@@ -38,6 +39,7 @@ pub use error::StoreError;
 pub use journal::{JournalKey, JournalReader, JournalRow, KeyPurpose, SlotState};
 pub use memory::MemoryStore;
 pub use node::{HandedOut, Node, NodeReader};
+pub use revocation::{Revocation, RevocationReader};
 pub use run::{Run, RunReader};
 pub use token::{JoinToken, Spent, TokenHash, TokenReader};
 
@@ -67,6 +69,7 @@ pub trait Store:
     + JournalReader
     + ClassReader
     + RunReader
+    + RevocationReader
     + ChangeReader
     + AuditReader
     + BackupReader

@@ -108,7 +108,7 @@ impl EndReason {
         match self {
             Self::Exited(code) => format!("exited({code})"),
             Self::Signalled(signal) => format!("signalled({signal})"),
-            Self::Killed(by) => format!("killed({by})"),
+            Self::Killed(by) => format!("killed by {by}"),
             Self::Expired => "expired".to_owned(),
             Self::NeverStarted => "never started".to_owned(),
             Self::Lost => "lost".to_owned(),

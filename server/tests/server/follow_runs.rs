@@ -1,5 +1,7 @@
-//! Classes and runs by push, over real streams: which agents hear of them, and when.
+//! Classes, runs and revocations by push, over real streams: which agents hear of them, and when.
 
+use vouchsafe_identity::jwt::verify_svid as verify_token;
+use vouchsafe_identity::x509::svid::parse_leaf;
 use vouchsafe_proto::spire::api::server::entry::v1::BatchDeleteEntryRequest;
 use vouchsafe_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use vouchsafe_proto::vouchsafe::run::v1 as run;
@@ -7,7 +9,7 @@ use vouchsafe_proto::vouchsafe::run::v1::end_run_request::Outcome;
 
 use crate::classes::{classes, create, spec};
 use crate::follow::agent::{Follows, hello};
-use crate::runs::{admission, admit, ended, runs};
+use crate::runs::{admission, admit, ended, jwt, runs, x509};
 use crate::support::*;
 
 fn on(nodes: &[String]) -> run::ClassSpec {
@@ -80,8 +82,10 @@ async fn an_agent_hears_nothing_of_other_nodes_classes_and_runs() {
         .unwrap();
     here.until(|held| held.runs.is_empty()).await;
     assert_eq!(here.held.ended[&admitted.run_id], "exited(4)");
+    // That its SVIDs are revoked is for everybody.
+    there.until(|held| !held.revoked.is_empty()).await;
     there.assert_quiet().await;
-    assert_eq!(there.changes, 0);
+    assert_eq!((there.changes, there.held.ended.len()), (1, 0));
 }
 
 #[tokio::test]
@@ -116,7 +120,8 @@ async fn an_agent_that_does_not_name_the_feature_is_told_none_of_it() {
     let mut stream = Follows::resume_for_runs(&server, &agent, held).await;
     stream.welcome().await;
     stream.until(|held| held.classes.contains_key("researcher")).await;
-    assert_eq!((stream.changes, stream.pages), (1, 0));
+    assert!(stream.held.revoked.contains_key(&admitted.run_id));
+    assert_eq!((stream.changes, stream.pages), (2, 0));
 }
 
 #[tokio::test]
@@ -179,11 +184,53 @@ async fn a_kill_is_heard_on_the_open_stream_with_who_it_was() {
     stream.until(|held| held.runs.len() == 2).await;
     kill(&server, &one).await;
     stream.until(|held| held.ended.contains_key(&one)).await;
-    assert!(stream.held.ended[&one].starts_with("killed(uid "));
+    assert!(stream.held.ended[&one].starts_with("killed by uid "));
     delete(&server).await;
     stream
         .until(|held| held.ended.contains_key(&two) && held.classes.is_empty())
         .await;
+}
+
+#[tokio::test]
+async fn the_svids_of_an_ended_run_are_revoked_for_all_agents_until_they_would_have_ended() {
+    let server = server_on_disk(tempfile::tempdir().unwrap()).await;
+    let (first, second) = (server.agent().await, server.agent().await);
+    let short = run::ClassSpec {
+        x509_svid_ttl_seconds: 600,
+        ..spec()
+    };
+    create(&server, short).await;
+    let mut client = admission(&server, &first).await;
+    let mut there = Follows::open_for_runs(&server, &second).await;
+    let run = admit(&mut client).await;
+    let svid = x509(&mut client, &run.run_id, 0).await.unwrap();
+    let serial = parse_leaf(svid.chain.first().unwrap()).unwrap().serial;
+    let token = jwt(&mut client, &run.run_id, &["a"]).await.unwrap().token;
+    let bundle = server.bundle().await;
+    let verified = verify_token(&token, "a", |_| Some(&bundle), server.clock.now()).unwrap();
+    let jti = verified.claims["jti"].as_str().unwrap().to_owned();
+    there.assert_quiet().await;
+    assert!(there.held.revoked.is_empty(), "it lives");
+    kill(&server, &run.run_id).await;
+    there.until(|held| held.revoked.contains_key(&run.run_id)).await;
+    let revoked = there.held.revoked[&run.run_id].clone();
+    assert_eq!(revoked.spiffe_id, run.spiffe_id);
+    assert_eq!((revoked.x509_serials, revoked.jwt_ids), (vec![serial], vec![jti]));
+    assert!(revoked.revoked_at <= revoked.until && revoked.until <= run.expires_at);
+    assert!(svid.expires_at <= revoked.until);
+    // Whoever comes later hears of it too, after a restart of the server as before.
+    drop((there, client));
+    let server = server_on_disk(server.stop().await).await;
+    let mut there = Follows::open_for_runs(&server, &second).await;
+    assert!(there.held.revoked.contains_key(&run.run_id));
+    // And nobody once all of its SVIDs have ended by themselves: those who hold it hear that it is over.
+    let held = there.held.clone();
+    drop(there);
+    let server = server_on_disk_at(server.stop().await, revoked.until).await;
+    let mut there = Follows::resume_for_runs(&server, &second, held).await;
+    there.welcome().await;
+    there.until(|held| held.revoked.is_empty()).await;
+    assert_eq!(there.pages, 0);
 }
 
 #[tokio::test]

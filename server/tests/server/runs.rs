@@ -79,7 +79,11 @@ fn request_for(key: &Arc<LocalKey>) -> Vec<u8> {
     .unwrap()
 }
 
-async fn x509(agent: &mut Agent, run_id: &str, child: u32) -> Result<run::RunX509svid, (Code, String)> {
+pub(crate) async fn x509(
+    agent: &mut Agent,
+    run_id: &str,
+    child: u32,
+) -> Result<run::RunX509svid, (Code, String)> {
     let item = run::new_run_x509svi_ds_request::Item {
         run_id: run_id.to_owned(),
         csr: request_for(&key()),
@@ -96,7 +100,7 @@ async fn x509(agent: &mut Agent, run_id: &str, child: u32) -> Result<run::RunX50
     result.svid.ok_or((result.code.into(), result.message))
 }
 
-async fn jwt(
+pub(crate) async fn jwt(
     agent: &mut Agent,
     run_id: &str,
     audience: &[&str],
@@ -532,7 +536,7 @@ async fn a_run_that_was_ended_or_killed_gets_nothing_and_stays_as_it_ended() {
         .unwrap()
         .into_inner();
     assert_eq!(killed.state(), run::RunState::Ended);
-    for (run_id, how) in [(&first, "exited(3)"), (&second, "killed(uid ")] {
+    for (run_id, how) in [(&first, "exited(3)"), (&second, "killed by uid ")] {
         let (code, text) = x509(&mut client, run_id, 0).await.unwrap_err();
         assert_eq!(code, Code::FailedPrecondition);
         assert!(text.contains(how), "{text}");
@@ -705,7 +709,7 @@ async fn a_class_with_live_runs_goes_only_by_force_which_kills_them() {
             .await
             .unwrap_err()
             .1
-            .contains("killed(")
+            .contains("killed by ")
     );
     assert_eq!(why(client.admit_run(by(1000)).await).0, Reason::UnknownClass);
     refused(

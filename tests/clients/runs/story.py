@@ -4,6 +4,7 @@ usage: story.py                 the main process, a child, and what the child st
        story.py ask WHO         this process asks
        story.py steal           looks for a private key in its parent's memory
        story.py jwt AUDIENCE    asks for a JWT-SVID
+       story.py hold AUDIENCE   asks for a JWT-SVID, and stays until it is killed
        story.py exit CODE       ends with that code
        story.py nurse           starts a child and waits for it
        story.py launch COMMAND  has a child run that command
@@ -80,6 +81,9 @@ def main():
             say("thief", steal())
         case ["jwt", audience]:
             say("main", jwt(audience))
+        case ["hold", audience]:
+            say("main", jwt(audience))
+            signal.pause()
         case ["nurse"]:
             subprocess.run(["/bin/sleep", "600"])
         case ["launch", *command]:

@@ -113,7 +113,7 @@ async fn a_run_that_the_operator_kills_ends_and_has_no_identity_any_more() {
     let ended = follow(&stage, &run).await;
     assert_eq!(ended.outcome, Some(Outcome::Signalled(9)));
     assert!(
-        ended.reason.starts_with("the server ended it: killed(uid 0"),
+        ended.reason.starts_with("the server ended it: killed by uid 0"),
         "{ended:?}"
     );
     gone(run.started.pid).await;

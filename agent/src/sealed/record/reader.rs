@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prost::Message;
 use time::OffsetDateTime;
 use vouchsafe_identity::{Bundle, ClassName, RunId};
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 
 use super::{Batch, BundleRecord, Change, EntryRecord, Kind, ResumeRecord, SvidRecord, moment, nonsense};
@@ -14,7 +14,7 @@ use crate::cache::slots::X509Svid;
 use crate::entry::{Entry, EntryId};
 use crate::knowledge::Resume;
 use crate::sealed::log::BadSeal;
-use crate::sync::push::protocol::{class_digest, run_digest};
+use crate::sync::push::protocol::{class_digest, revocation_digest, run_digest};
 
 /// What all frames of a log say together.
 #[derive(Debug, Default)]
@@ -33,6 +33,8 @@ pub struct Contents {
     pub classes: BTreeMap<ClassName, Arc<Class>>,
     /// The runs that lived on it.
     pub runs: BTreeMap<RunId, Arc<LiveRun>>,
+    /// The runs whose SVIDs are revoked.
+    pub revoked: BTreeMap<RunId, Arc<Revocation>>,
 }
 
 /// Takes in frames, and gives what they say together.
@@ -46,6 +48,7 @@ pub struct Reader {
     resume: ResumeRecord,
     classes: BTreeMap<String, Class>,
     runs: BTreeMap<String, LiveRun>,
+    revoked: BTreeMap<String, Revocation>,
 }
 
 impl Reader {
@@ -78,6 +81,8 @@ impl Reader {
             Kind::ClassGone(name) => drop(self.classes.remove(&name)),
             Kind::Run(run) => drop(self.runs.insert(run.run_id.clone(), run)),
             Kind::RunGone(id) => drop(self.runs.remove(&id)),
+            Kind::Revocation(one) => drop(self.revoked.insert(one.run_id.clone(), one)),
+            Kind::RevocationGone(id) => drop(self.revoked.remove(&id)),
         }
     }
 
@@ -99,23 +104,27 @@ impl Reader {
         let bundles: Vec<_> = bundles.collect::<Result<_, BadSeal>>()?;
         let told = self.classes.values().map(class_digest);
         let told = told.chain(self.runs.values().map(run_digest));
+        let told = told.chain(self.revoked.values().map(revocation_digest));
         let resume = self.resume.read(&entries, &bundles, told);
         let classes = self
             .classes
             .into_iter()
             .map(|(name, class)| Ok((ClassName::new(&name).map_err(nonsense)?, Arc::new(class))));
-        let runs = self
-            .runs
-            .into_iter()
-            .map(|(id, run)| Ok((RunId::new(&id).map_err(nonsense)?, Arc::new(run))));
         Ok(Contents {
             resume,
             classes: classes.collect::<Result<_, BadSeal>>()?,
-            runs: runs.collect::<Result<_, BadSeal>>()?,
+            runs: by_run(self.runs)?,
+            revoked: by_run(self.revoked)?,
             entries,
             bundles,
             svids: svids.collect::<Result<_, BadSeal>>()?,
             heard_at: self.heard_at.map(moment).transpose()?,
         })
     }
+}
+
+/// What hangs on runs, by their ids.
+fn by_run<T>(all: BTreeMap<String, T>) -> Result<BTreeMap<RunId, Arc<T>>, BadSeal> {
+    let by_run = |(id, one): (String, T)| Ok((RunId::new(&id).map_err(nonsense)?, Arc::new(one)));
+    all.into_iter().map(by_run).collect()
 }

@@ -156,7 +156,7 @@ fn a_record_shows_no_key() {
 }
 
 #[test]
-fn classes_and_runs_come_back_and_count_in_the_resume_point() {
+fn classes_runs_and_revocations_come_back_and_count_in_the_resume_point() {
     let class = Class {
         name: "researcher".to_owned(),
         version: 3,
@@ -167,6 +167,11 @@ fn classes_and_runs_come_back_and_count_in_the_resume_point() {
         class: "researcher".to_owned(),
         ..LiveRun::default()
     };
+    let revocation = Revocation {
+        run_id: run.run_id.clone(),
+        until: 9,
+        ..Revocation::default()
+    };
     let place = || -> Change {
         Kind::Resume(ResumeRecord {
             log_id: "log".to_owned(),
@@ -175,21 +180,24 @@ fn classes_and_runs_come_back_and_count_in_the_resume_point() {
         })
         .into()
     };
-    let put: [Change; 2] = [
+    let put: [Change; 3] = [
         Kind::Class(Box::new(class.clone())).into(),
         Kind::Run(run.clone()).into(),
+        Kind::Revocation(revocation.clone()).into(),
     ];
     let with = read(&[last([put.to_vec(), vec![place()]].concat())]).unwrap();
     assert!(with.classes.values().all(|held| **held == class) && with.classes.len() == 1);
     assert!(with.runs.values().all(|held| **held == run) && with.runs.len() == 1);
-    let gone: [Change; 2] = [
+    assert!(with.revoked.values().all(|held| **held == revocation) && with.revoked.len() == 1);
+    let gone: [Change; 3] = [
         Kind::ClassGone(class.name.clone()).into(),
         Kind::RunGone(run.run_id.clone()).into(),
+        Kind::RevocationGone(run.run_id.clone()).into(),
     ];
     // What a release sealed that knew of no classes and runs reads as none.
     let without = read(&[last(vec![place()])]).unwrap();
     let over = read(&[last([put.to_vec(), gone.to_vec(), vec![place()]].concat())]).unwrap();
-    assert!(over.classes.is_empty() && over.runs.is_empty());
+    assert!(over.classes.is_empty() && over.runs.is_empty() && over.revoked.is_empty());
     assert_eq!(over.resume, without.resume);
     assert_ne!(with.resume, without.resume);
     let nameless: Change = Kind::Class(Box::default()).into();

@@ -24,7 +24,7 @@ use crate::sync::protocol::MAX_ENTRIES;
 use crate::upstream::{UpstreamError, convert};
 use gathering::Gathering;
 use pending::Pending;
-pub use runs::{class_digest, run_digest};
+pub use runs::{class_digest, revocation_digest, run_digest};
 
 /// The newest version of the protocol that is spoken here.
 pub const VERSION: u32 = 1;
@@ -245,7 +245,8 @@ impl Following {
                 });
             }
         };
-        let count = page.entries.len() + page.bundles.len() + page.classes.len() + page.runs.len();
+        let of_runs = page.classes.len() + page.runs.len() + page.revocations.len();
+        let count = page.entries.len() + page.bundles.len() + of_runs;
         if count > MAX_PAGE {
             return Err(ProtocolError::PageTooLarge(count));
         }
@@ -257,7 +258,7 @@ impl Following {
             gathering.bundle(bundle_of(bundle)?);
         }
         if self.runs {
-            gathering.runs(page.classes, page.runs)?;
+            gathering.runs(page.classes, page.runs, page.revocations)?;
         }
         let Some(point) = page.resume else {
             return Ok(Heard::default());

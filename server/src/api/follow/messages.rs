@@ -9,8 +9,9 @@ use vouchsafe_proto::vouchsafe::sync::v1::{
 use vouchsafe_store::Run;
 
 use super::hello::{Hello, RUNS};
-use crate::convert::{bundle, class, entry};
-use crate::usecases::following::{Authority, Item, Point, Taint, WholeReason, spiffe_id_of};
+use crate::convert::{bundle, class, entry, run};
+use crate::index::spiffe_id_of;
+use crate::usecases::following::{Authority, Item, Point, Taint, WholeReason};
 
 /// Most entries, bundles or changes in one message.
 pub(super) const MAX_ITEMS: usize = 500;
@@ -32,6 +33,8 @@ pub(super) fn change(item: &Item) -> Change {
             run_id: id.to_string(),
             reason: reason.clone(),
         }),
+        Item::Revocation(revoked) => Kind::RevocationPut(run::revocation(revoked)),
+        Item::RevocationGone(id) => Kind::RevocationGone(id.to_string()),
     };
     Change { kind: Some(kind) }
 }
@@ -40,7 +43,7 @@ pub(super) fn change(item: &Item) -> Change {
 pub(super) fn live_run(run: &Run) -> LiveRun {
     LiveRun {
         run_id: run.id.to_string(),
-        spiffe_id: spiffe_id_of(run),
+        spiffe_id: spiffe_id_of(&run.class_id, run.id),
         class: run.class.to_string(),
         class_version: run.class_version,
         admitted_at: run.admitted_at.unix_timestamp(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use prost::Message as _;
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Status, Streaming};
 use vouchsafe_identity::SpiffeId;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_request::Message as Asked;
@@ -29,6 +29,8 @@ use crate::usecases::nodes::{AgentRefusal, check_standing};
 const HELLO_WAIT: Duration = Duration::from_secs(10);
 /// How often an agent to which nothing was told gets a newer resume point, at least and at most.
 const RESUME_EVERY: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(40)];
+/// How long revocations wait for more: they concern every agent, and come as often as runs end.
+const GATHER: Duration = Duration::from_millis(250);
 /// Time between two whole sets that an agent asks for on one stream.
 const BETWEEN_RESYNCS: Duration = Duration::from_secs(1);
 /// How long an agent waits for its turn to get the whole set.
@@ -95,7 +97,9 @@ pub(super) struct Session {
     /// Before this the agent gets no further whole set.
     next_resync: OffsetDateTime,
     resync: bool,
-    /// Whether the agent hears of classes and runs.
+    /// When the agent is told of what could wait.
+    gather_until: Option<Instant>,
+    /// Whether the agent hears of classes, runs and revocations.
     runs: bool,
 }
 
@@ -140,6 +144,7 @@ impl Session {
             too_old: now + life,
             next_resync: now,
             resync: false,
+            gather_until: None,
             runs,
             api,
         };
@@ -170,10 +175,15 @@ impl Session {
         let mut asks = true;
         loop {
             let due = self.due();
+            let gathered = self.gather_until;
             tokio::select! {
                 () = self.to.closed() => return Ok(()),
-                () = self.following.news() => self.look().await?,
+                () = self.following.news() => match self.following.may_gather() {
+                    true => self.gather(),
+                    false => self.look().await?,
+                },
                 () = self.api.clock.sleep_until(due) => self.on_time().await?,
+                () = sleep_until(gathered.unwrap_or_else(Instant::now)), if gathered.is_some() => self.look().await?,
                 message = incoming.message(), if asks && !self.resync => match message? {
                     Some(message) => self.hear(message).await?,
                     None => asks = false,
@@ -197,7 +207,7 @@ impl Session {
             return Err(try_again(Status::unavailable(text), Duration::ZERO));
         }
         if self.resync && self.next_resync <= now {
-            return self.start_anew().await;
+            return self.start_anew(FullReason::Digest).await;
         }
         self.look().await?;
         if self.next_resume <= now {
@@ -208,6 +218,11 @@ impl Session {
             self.next_resume = now + between(&self.api.clock, RESUME_EVERY);
         }
         Ok(())
+    }
+
+    /// Lets more come of what can wait.
+    fn gather(&mut self) {
+        self.gather_until.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
     /// A message of the agent's; each counts as a call.
@@ -245,7 +260,7 @@ impl Session {
             self.part_with(&items);
             return Err(revoked);
         }
-        self.looked_at = now;
+        (self.looked_at, self.gather_until) = (now, None);
         if items.is_empty() {
             return Ok(());
         }
@@ -257,8 +272,7 @@ impl Session {
             false => WholeReason::TooMany,
         };
         tracing::info!(spiffe_id = %self.holder.agent, count = items.len(), reason = reason.name(), "an agent gets its whole set instead of many changes");
-        let turn = self.turn().await?;
-        self.tell_whole(turn, messages::full_reason(reason)).await
+        self.start_anew(messages::full_reason(reason)).await
     }
 
     /// An agent whose authority was revoked may still hear which, as anybody may, so that its workloads do.
@@ -272,7 +286,7 @@ impl Session {
     }
 
     /// Tells everything once more.
-    async fn start_anew(&mut self) -> Result<(), Status> {
+    async fn start_anew(&mut self, reason: FullReason) -> Result<(), Status> {
         let turn = self.turn().await?;
         let now = self.api.clock.now();
         let holder = &self.holder;
@@ -286,9 +300,11 @@ impl Session {
             Ok::<_, Status>(Told::everything(view, audience, now))
         });
         self.told = told?;
-        (self.looked_at, self.resync) = (now, false);
-        self.next_resync = now + BETWEEN_RESYNCS;
-        self.tell_whole(turn, FullReason::Digest).await
+        (self.looked_at, self.gather_until) = (now, None);
+        if reason == FullReason::Digest {
+            (self.resync, self.next_resync) = (false, now + BETWEEN_RESYNCS);
+        }
+        self.tell_whole(turn, reason).await
     }
 
     /// Waits for a turn to be told the whole set.
@@ -352,13 +368,20 @@ impl Session {
                 .await?;
             page.runs.push(message);
         }
+        for revoked in self.told.revocations() {
+            let message = crate::convert::run::revocation(revoked);
+            self.make_room(&mut page, &mut size, message.encoded_len())
+                .await?;
+            page.revocations.push(message);
+        }
         page.resume = Some(messages::resume_point(&self.log_id, self.told.point()));
         self.send(messages::page(page)).await
     }
 
     /// Sends a page to which no more can be added.
     async fn make_room(&self, page: &mut Page, size: &mut usize, more: usize) -> Result<(), Status> {
-        let items = page.entries.len() + page.bundles.len() + page.classes.len() + page.runs.len();
+        let classes_and_runs = page.classes.len() + page.runs.len() + page.revocations.len();
+        let items = page.entries.len() + page.bundles.len() + classes_and_runs;
         if items == MAX_ITEMS || (items > 0 && *size + more > MAX_BYTES) {
             self.send(messages::page(std::mem::take(page))).await?;
             *size = 0;
@@ -388,6 +411,7 @@ impl Session {
     }
 
     fn has_told(&mut self) {
+        self.told.has_been_told();
         self.point = self.told.point().revision;
         self.next_resume = self.api.clock.now() + between(&self.api.clock, RESUME_EVERY);
     }

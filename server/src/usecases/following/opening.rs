@@ -76,7 +76,7 @@ pub fn open(
     if resume.log_id != log_id || resume.revision > told.revision {
         return (told, Opening::Whole(WholeReason::Pruned));
     }
-    if resume.digest == *told.digest.as_bytes() {
+    if resume.digest == *told.point().digest.as_bytes() {
         return (told, Opening::Changes(Vec::new()));
     }
     // Up to now it was told entries and bundles alone.
@@ -94,11 +94,7 @@ pub fn open(
     let opening = match missed {
         None => Opening::Whole(WholeReason::Pruned),
         Some(missed) if missed == Missed::default() => Opening::Whole(WholeReason::Digest),
-        Some(missed)
-            if missed.everything
-                || missed.all_classes
-                || missed.entries.len() + missed.classes.len() + missed.runs.len() > MAX_CHANGES =>
-        {
+        Some(missed) if missed.everything || missed.all_classes || missed.count() > MAX_CHANGES => {
             Opening::Whole(WholeReason::TooMany)
         }
         Some(missed) => Opening::Changes(told.since(view, &missed)),

@@ -1,31 +1,26 @@
-//! The classes and runs that an agent has been told of, where it wants to hear of them.
+//! The classes, runs and revocations that an agent has been told of, where it wants to hear of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use vouchsafe_identity::{ClassName, RunId, RunIdentity, SpiffeId};
+use vouchsafe_identity::{ClassName, RunId, SpiffeId};
 use vouchsafe_runtime::{ItemDigest, SetDigest};
 use vouchsafe_store::{Class, Run, Versioned};
 
 use super::Item;
-use crate::index::{LiveRun, Missed, Pending, View};
+use crate::index::{LiveRun, Missed, Pending, Revoked, View, spiffe_id_of};
 
 /// What an agent holds of them.
 #[derive(Debug, Default)]
 pub(super) struct HeldRuns {
     pub(super) classes: BTreeMap<ClassName, Arc<Versioned<Class>>>,
     pub(super) runs: BTreeMap<RunId, Arc<LiveRun>>,
-}
-
-/// The SPIFFE ID of a run.
-pub fn spiffe_id_of(run: &Run) -> String {
-    let identity = RunIdentity {
-        class: run.class_id.clone(),
-        run: run.id,
-        child: None,
-    };
-    identity.spiffe_id().map(String::from).unwrap_or_default()
+    /// All agents hold the same ones, so what they add to the digest is reckoned once.
+    pub(super) revocations_digest: SetDigest,
+    pub(super) revocations_count: usize,
+    /// Only until the agent has been told all of them.
+    pub(super) revocations: Arc<BTreeMap<RunId, Arc<Revoked>>>,
 }
 
 fn digest_of_class(class: &Class) -> ItemDigest {
@@ -39,7 +34,7 @@ fn digest_of_class(class: &Class) -> ItemDigest {
 
 fn digest_of_run(run: &Run) -> ItemDigest {
     ItemDigest::of_run(
-        (&run.id.to_string(), &spiffe_id_of(run)),
+        (&run.id.to_string(), &spiffe_id_of(&run.class_id, run.id)),
         (run.class.as_str(), run.class_version),
         run.admitted_at.unix_timestamp(),
         run.expires_at.unix_timestamp(),
@@ -58,16 +53,21 @@ pub(super) fn digests(
 impl HeldRuns {
     /// All that the agent has to hold.
     pub(super) fn all(view: &View<'_>, agent: &SpiffeId, now: OffsetDateTime) -> Self {
+        let (revocations, revocations_digest) = view.revocations();
         Self {
             classes: view.classes_of(agent, now),
             runs: view.runs_of(agent),
+            revocations_digest,
+            revocations_count: revocations.len(),
+            revocations: Arc::clone(revocations),
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.classes.len() + self.runs.len()
+        self.classes.len() + self.runs.len() + self.revocations_count
     }
 
+    /// What classes and runs add to the digest; revocations are reckoned apart.
     pub(super) fn digests(&self) -> impl Iterator<Item = ItemDigest> {
         digests(&self.classes, &self.runs)
     }
@@ -138,11 +138,25 @@ impl HeldRuns {
         }
     }
 
+    /// Adds the revocations that came or went.
+    pub(super) fn compare_revocations(&mut self, view: &View<'_>, pending: &Pending, items: &mut Vec<Item>) {
+        let (all, digest) = view.revocations();
+        if pending.all_revocations && digest != self.revocations_digest {
+            // Of those that are over the agent does not hear: it sees by the digest that its set differs.
+            items.extend(all.values().map(|one| Item::Revocation(Arc::clone(one))));
+        } else {
+            items.extend(revocations(all, pending.revocations.iter()));
+        }
+        (self.revocations_digest, self.revocations_count) = (digest, all.len());
+    }
+
     /// All of it, for an agent that has heard of nothing.
     pub(super) fn items(&self) -> Vec<Item> {
         let classes = self.classes.values().map(|class| Item::Class(Arc::clone(class)));
         let runs = self.runs.values().map(|live| Item::Run(Arc::clone(live)));
-        classes.chain(runs).collect()
+        let revocations = self.revocations.values();
+        let revocations = revocations.map(|one| Item::Revocation(Arc::clone(one)));
+        classes.chain(runs).chain(revocations).collect()
     }
 
     /// What the agent has missed, as it stands now.
@@ -159,7 +173,21 @@ impl HeldRuns {
             Some(live) => Item::Run(Arc::clone(live)),
             None => gone(view, agent, id),
         }));
+        items.extend(revocations(&self.revocations, missed.revocations.iter()));
     }
+}
+
+/// How these revocations stand, in order of run.
+fn revocations<'a>(
+    all: &BTreeMap<RunId, Arc<Revoked>>,
+    ids: impl Iterator<Item = &'a RunId>,
+) -> impl Iterator<Item = Item> {
+    let mut ids: Vec<RunId> = ids.copied().collect();
+    ids.sort_unstable();
+    ids.into_iter().map(|id| match all.get(&id) {
+        Some(revoked) => Item::Revocation(Arc::clone(revoked)),
+        None => Item::RevocationGone(id),
+    })
 }
 
 fn gone(view: &View<'_>, agent: &SpiffeId, id: RunId) -> Item {

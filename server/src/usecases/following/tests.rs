@@ -5,7 +5,9 @@ use vouchsafe_identity::{Bundle, JwtAuthority, Selector, SelectorSet, X509Author
 use vouchsafe_identity::{ClassId, Labels, Sha256};
 use vouchsafe_store::class::{ClassNodes, ClassSpec, Isolation, MeasuredFile, OnEnd, Program, SvidPolicy};
 use vouchsafe_store::run::{EndReason, Ended};
-use vouchsafe_store::{ChangeKind, Class, Commit, Entry, Key, MemoryStore, Node, Record, Run, SharedStore};
+use vouchsafe_store::{
+    ChangeKind, Class, Commit, Entry, Key, MemoryStore, Node, Record, Revocation, Run, SharedStore,
+};
 
 use super::*;
 use crate::index::{Following, Index};
@@ -74,6 +76,9 @@ enum Step {
     End(u8, &'static str),
     /// A run is no longer kept.
     Prune(u8),
+    /// The SVIDs of a run are revoked, or no longer, wherever it was.
+    Revoke(u8),
+    Over(u8),
     Later(i64),
     Cut,
     Return,
@@ -173,6 +178,7 @@ struct Model {
     bundles: BTreeMap<TrustDomain, Bundle>,
     classes: BTreeMap<ClassName, Arc<Versioned<Class>>>,
     runs: BTreeMap<RunId, Arc<LiveRun>>,
+    revoked: BTreeMap<RunId, Arc<Revoked>>,
 }
 
 impl Model {
@@ -187,6 +193,8 @@ impl Model {
         let classes = told.classes().map(|c| (c.value.name.clone(), Arc::clone(c)));
         self.classes = classes.collect();
         self.runs = told.runs().map(|live| (live.run.id, Arc::clone(live))).collect();
+        let revoked = told.revocations();
+        self.revoked = revoked.map(|one| (one.revocation.run, Arc::clone(one))).collect();
     }
 
     fn apply(&mut self, items: Vec<Item>) {
@@ -217,6 +225,12 @@ impl Model {
                 Item::RunGone(id, _) => {
                     self.runs.remove(&id);
                 }
+                Item::Revocation(revoked) => {
+                    self.revoked.insert(revoked.revocation.run, revoked);
+                }
+                Item::RevocationGone(id) => {
+                    self.revoked.remove(&id);
+                }
                 Item::Taint(taint) => {
                     let bundle = self.bundles.get_mut(&taint.trust_domain).unwrap();
                     bundle.sequence = taint.sequence;
@@ -243,6 +257,7 @@ impl Model {
         entries
             .chain(self.bundles.values().map(ItemDigest::of_bundle))
             .chain(runs::digests(&self.classes, &self.runs))
+            .chain(self.revoked.values().map(|one| one.digest()))
             .collect()
     }
 }
@@ -338,6 +353,26 @@ impl Walk {
                 let id = run(*number, AGENT).id;
                 let commit = Commit::default().delete(Key::Run(id));
                 self.commit(commit.change(ChangeKind::Run(id))).await;
+            }
+            Step::Revoke(number) => {
+                let Run {
+                    id: run, class_id, ..
+                } = run(*number, AGENT);
+                let revocation = Revocation {
+                    run,
+                    class_id,
+                    at: self.time(),
+                    until: self.time(),
+                    x509_serials: Vec::new(),
+                    jwt_ids: Vec::new(),
+                };
+                let commit = Commit::default().put(Record::Revocation(revocation));
+                self.commit(commit.change(ChangeKind::Revocation(run))).await;
+            }
+            Step::Over(number) => {
+                let id = run(*number, AGENT).id;
+                let commit = Commit::default().delete(Key::Revocation(id));
+                self.commit(commit.change(ChangeKind::Revocation(id))).await;
             }
             other => panic!("{other:?}"),
         }
@@ -467,6 +502,8 @@ impl Walk {
         let runs = self.index.runs(&filter, None, usize::MAX).rows.into_iter();
         let runs: Vec<RunId> = runs.map(|live| live.run.id).collect();
         assert!(self.model.runs.keys().eq(&runs));
+        let revoked = self.index.revocations(None, usize::MAX).rows;
+        assert!(self.model.revoked.values().eq(&revoked));
         let mut wanted = BTreeSet::from([domain(DOMAINS[0])]);
         wanted.extend(held.iter().flat_map(|entry| entry.federates_with.iter().cloned()));
         let kept = self
@@ -546,6 +583,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (0..4_u8, prop::sample::select(vec![AGENT, "/spire/agent/y"])).prop_map(|(n, on)| Step::Admit(n, on)),
         1 => (0..4_u8, prop::sample::select(vec![AGENT, "/spire/agent/y"])).prop_map(|(n, on)| Step::End(n, on)),
         1 => (0..4_u8).prop_map(Step::Prune),
+        2 => (0..4_u8).prop_map(Step::Revoke),
+        1 => (0..4_u8).prop_map(Step::Over),
         1 => (1..5_i64).prop_map(Step::Later),
         2 => Just(Step::Cut),
         3 => Just(Step::Return),

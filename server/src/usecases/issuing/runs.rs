@@ -13,7 +13,7 @@ use vouchsafe_store::Run;
 use vouchsafe_store::class::Inherit;
 
 use super::{AT_ONCE, IssuedToken, Issuing, IssuingError, check_audience, seconds};
-use crate::index::LiveRun;
+use crate::index::{LiveRun, Number};
 use crate::metrics::SvidKind;
 
 /// Most children of a run that have ids of their own.
@@ -63,7 +63,7 @@ impl Issuing {
             ttl: seconds(live.run.svids.x509_ttl_seconds),
             not_after: Some(live.run.expires_at),
         })?;
-        live.used(now);
+        live.used(now, Number::X509(svid.serial.clone()));
         self.issued.add(SvidKind::X509, 1);
         Ok(svid)
     }
@@ -104,7 +104,9 @@ impl Issuing {
             not_after: Some(run.expires_at),
             run: (is_class || has_claims).then_some(claims),
         })?;
-        live.used(now);
+        if let Some(jti) = &jwt.jti {
+            live.used(now, Number::Jwt(jti.clone()));
+        }
         self.issued.add(SvidKind::Jwt, 1);
         Ok(IssuedToken {
             spiffe_id: subject,

@@ -13,8 +13,8 @@ use vouchsafe_identity::{Bundle, ClassName, RunId, SpiffeId, TrustDomain};
 use super::*;
 use crate::{
     BundleReader, Change, ChangeReader, Class, ClassReader, Entry, EntryId, EntryReader, JoinToken,
-    JournalReader, JournalRow, MemoryStore, Node, NodeReader, Revision, Run, RunReader, Store, TokenHash,
-    TokenReader, Versioned,
+    JournalReader, JournalRow, MemoryStore, Node, NodeReader, Revision, Revocation, RevocationReader, Run,
+    RunReader, Store, TokenHash, TokenReader, Versioned,
 };
 
 /// Longer than the writer ever waits.
@@ -150,6 +150,10 @@ hand_on! {
     RunReader {
         run(id: &RunId) -> Option<Versioned<Run>>;
         runs(after: Option<&RunId>, limit: usize) -> Vec<Versioned<Run>>;
+    }
+    RevocationReader {
+        revocation(run: &RunId) -> Option<Versioned<Revocation>>;
+        revocations(after: Option<&RunId>, limit: usize) -> Vec<Versioned<Revocation>>;
     }
     JournalReader {
         journal(server_id: &str) -> Vec<Versioned<JournalRow>>;

@@ -11,8 +11,8 @@ use super::{Kv, KvStore};
 use crate::codec::{self, Kind};
 use crate::{
     AuditReader, BundleReader, Change, ChangeKind, ChangeReader, Class, ClassReader, Entry, EntryId,
-    EntryReader, JoinToken, JournalReader, JournalRow, Node, NodeReader, Revision, Run, RunReader,
-    StoreError, TokenHash, TokenReader, Versioned,
+    EntryReader, JoinToken, JournalReader, JournalRow, Node, NodeReader, Revision, Revocation,
+    RevocationReader, Run, RunReader, StoreError, TokenHash, TokenReader, Versioned,
 };
 
 /// Rows that are read at once where the number wanted is not known beforehand.
@@ -128,6 +128,21 @@ impl<K: Kv> RunReader for KvStore<K> {
 
     async fn runs(&self, after: Option<&RunId>, limit: usize) -> Result<Vec<Versioned<Run>>, StoreError> {
         self.page(Kind::Run, after.map(codec::run_key), limit)
+    }
+}
+
+#[async_trait]
+impl<K: Kv> RevocationReader for KvStore<K> {
+    async fn revocation(&self, run: &RunId) -> Result<Option<Versioned<Revocation>>, StoreError> {
+        self.one(Kind::Revocation, &codec::revocation_key(run))
+    }
+
+    async fn revocations(
+        &self,
+        after: Option<&RunId>,
+        limit: usize,
+    ) -> Result<Vec<Versioned<Revocation>>, StoreError> {
+        self.page(Kind::Revocation, after.map(codec::revocation_key), limit)
     }
 }
 

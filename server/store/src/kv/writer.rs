@@ -384,6 +384,7 @@ impl<K: Kv> Staged<'_, '_, K> {
             }
             Record::Run(run) => self.set(kind, key, run)?,
             Record::RunPlace(_, _, run) => self.set(kind, key, run)?,
+            Record::Revocation(revocation) => self.set(kind, key, revocation)?,
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use vouchsafe_store::{
     SharedStore, SledConfig, SledStore,
 };
 
-use crate::samples::{bundle, class, draft, entry, entry_id, journal, node, run as a_run, token};
+use crate::samples::{bundle, class, draft, entry, entry_id, journal, node, revocation, run as a_run, token};
 
 /// One step of a run; keys come from a small stock, so that they meet.
 #[derive(Debug, Clone)]
@@ -119,6 +119,9 @@ async fn dump(store: &SharedStore) -> BTreeMap<Key, (Record, Revision)> {
     for run in store.runs(None, usize::MAX).await.unwrap() {
         add(Record::Run(run.value), run.revision);
     }
+    for row in store.revocations(None, usize::MAX).await.unwrap() {
+        add(Record::Revocation(row.value), row.revision);
+    }
     all
 }
 
@@ -156,6 +159,7 @@ fn records() -> impl Strategy<Value = Record> {
         }),
         1 => (0..2).prop_map(|name| Record::Class(class(&format!("c{name}")))),
         1 => (0..2_u64).prop_map(|number| Record::Run(a_run(number))),
+        1 => (0..2_u64).prop_map(|number| Record::Revocation(revocation(number))),
         1 => (0..2).prop_map(|hash| Record::Token(token(&format!("t{hash}")))),
         1 => (0..2, 0_u64..9).prop_map(|(td, seq)| Record::Bundle(bundle(&format!("b{td}.org"), seq))),
         1 => prop_oneof![Just('a'), Just('b')]

@@ -3,7 +3,9 @@
 use vouchsafe_store::{Class, Commit, EntryId, KeyPurpose, Record, Revision, Run, TokenHash, Versioned};
 
 use crate::Make;
-use crate::samples::{bundle, class, entry, entry_id, journal, node, run, spiffe_id, token, trust_domain};
+use crate::samples::{
+    bundle, class, entry, entry_id, journal, node, revocation, run, spiffe_id, token, trust_domain,
+};
 
 const KEEP: u64 = 1000;
 
@@ -161,7 +163,8 @@ pub(crate) async fn classes_and_runs_come_by_pages(make: Make) {
     for (number, name) in (0..).zip(["b", "a-1", "a", "c"]) {
         let commit = Commit::default()
             .put(Record::Class(class(name)))
-            .put(Record::Run(run(3 - number)));
+            .put(Record::Run(run(3 - number)))
+            .put(Record::Revocation(revocation(3 - number)));
         store.commit(commit).await.unwrap();
     }
     let values = |rows: Vec<Versioned<Class>>| rows.into_iter().map(|row| row.value).collect::<Vec<_>>();
@@ -177,6 +180,15 @@ pub(crate) async fn classes_and_runs_come_by_pages(make: Make) {
     let rest = store.runs(Some(&run(1).id), 9).await.unwrap();
     assert_eq!(values(rest), [run(2), run(3)]);
     assert_eq!(store.run(&run(2).id).await.unwrap().unwrap().value, run(2));
+
+    let rows = store.revocations(None, 2).await.unwrap();
+    let revoked: Vec<_> = rows.into_iter().map(|row| row.value).collect();
+    assert_eq!(revoked, [revocation(0), revocation(1)]);
+    let rest = store.revocations(Some(&run(2).id), 9).await.unwrap();
+    assert_eq!(rest.first().unwrap().value, revocation(3));
+    let found = store.revocation(&run(2).id).await.unwrap().unwrap();
+    assert_eq!((found.value, found.revision), (revocation(2), Revision(2)));
+    assert_eq!(store.revocation(&run(9).id).await.unwrap(), None);
 }
 
 pub(crate) async fn bundles_and_journals_come_in_order(make: Make) {

@@ -15,7 +15,8 @@ use vouchsafe_store::class::{
 };
 use vouchsafe_store::run::{EndReason, Ended, Started};
 use vouchsafe_store::{
-    Class, Entry, EntryId, JoinToken, JournalKey, JournalRow, KeyPurpose, Node, Run, SlotState, TokenHash,
+    Class, Entry, EntryId, JoinToken, JournalKey, JournalRow, KeyPurpose, Node, Revocation, Run, SlotState,
+    TokenHash,
 };
 
 pub(crate) fn time(seconds: i64) -> OffsetDateTime {
@@ -157,6 +158,19 @@ fn policy() -> SvidPolicy {
         inherit: Inherit::Derived,
         claims_audiences: vec!["tools".to_owned()],
         class_sub_audiences: vec!["database".to_owned()],
+    }
+}
+
+/// The revocation of a run.
+pub(crate) fn revocation(number: u64) -> Revocation {
+    let run = run(number);
+    Revocation {
+        run: run.id,
+        class_id: run.class_id,
+        at: time(30),
+        until: time(630),
+        x509_serials: vec![format!("{number:032x}")],
+        jwt_ids: vec!["5e2a".to_owned()],
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use vouchsafe_proto::spire::api::types;
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1::authority_taint::Authority;
 use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 use vouchsafe_proto::vouchsafe::sync::v1::follow_request::Message as Ask;
@@ -17,7 +17,7 @@ use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message;
 use vouchsafe_proto::vouchsafe::sync::v1::sync_client::SyncClient;
 use vouchsafe_proto::vouchsafe::sync::v1::{
     AuthorityTaint, Change, FollowRequest, FollowResponse, FullReason, Hello, LiveRun, Page, ResumePoint,
-    Welcome,
+    Revocation, Welcome,
 };
 use vouchsafe_runtime::{ItemDigest, SetDigest};
 
@@ -35,6 +35,7 @@ pub(crate) struct Held {
     pub(crate) runs: BTreeMap<String, LiveRun>,
     /// How runs ended.
     pub(crate) ended: BTreeMap<String, String>,
+    pub(crate) revoked: BTreeMap<String, Revocation>,
     pub(crate) point: Option<ResumePoint>,
     /// How often an authority was tainted, apart from what came with whole bundles.
     pub(crate) taints: usize,
@@ -63,7 +64,11 @@ impl Held {
                 run.expires_at,
             )
         });
+        let revoked = self.revoked.values();
+        let revoked = revoked
+            .map(|one| ItemDigest::of_revocation(&one.run_id, &one.spiffe_id, one.revoked_at, one.until));
         let all = entries.chain(bundles).chain(classes).chain(runs);
+        let all = all.chain(revoked);
         all.collect::<SetDigest>().as_bytes().to_vec()
     }
 
@@ -94,6 +99,12 @@ impl Held {
             Kind::RunGone(gone) => {
                 self.runs.remove(&gone.run_id);
                 self.ended.insert(gone.run_id, gone.reason);
+            }
+            Kind::RevocationPut(one) => {
+                self.revoked.insert(one.run_id.clone(), one);
+            }
+            Kind::RevocationGone(id) => {
+                self.revoked.remove(&id);
             }
         }
     }
@@ -278,6 +289,10 @@ impl Follows {
             .extend(classes.map(|class| (class.name.clone(), class)));
         let runs = page.runs.into_iter();
         self.new.runs.extend(runs.map(|run| (run.run_id.clone(), run)));
+        let revoked = page.revocations.into_iter();
+        self.new
+            .revoked
+            .extend(revoked.map(|one| (one.run_id.clone(), one)));
         if let Some(point) = page.resume {
             let before = self.held.point.take();
             self.held = std::mem::take(&mut self.new);

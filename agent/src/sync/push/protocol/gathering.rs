@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use vouchsafe_identity::{Bundle, ClassName, RunId, TrustDomain};
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 use vouchsafe_runtime::set_digest::{ItemDigest, SetDigest};
 
-use super::runs::{class_digest, class_of, run_digest, run_of};
+use super::runs::{class_digest, class_of, revocation_digest, revocation_of, run_digest, run_of};
 use super::{MAX_ENTRIES, ProtocolError, Told, entry_digest};
 use crate::entry::{Entry, EntryId, EntryVersion};
 use crate::knowledge::Whole;
@@ -23,6 +23,7 @@ pub(super) struct Gathering {
     bundles: BTreeMap<TrustDomain, Bundle>,
     classes: BTreeMap<ClassName, Arc<Class>>,
     runs: BTreeMap<RunId, Arc<LiveRun>>,
+    revoked: BTreeMap<RunId, Arc<Revocation>>,
 }
 
 impl Gathering {
@@ -52,7 +53,12 @@ impl Gathering {
         self.bundles.insert(bundle.trust_domain.clone(), bundle);
     }
 
-    pub(super) fn runs(&mut self, classes: Vec<Class>, runs: Vec<LiveRun>) -> Result<(), ProtocolError> {
+    pub(super) fn runs(
+        &mut self,
+        classes: Vec<Class>,
+        runs: Vec<LiveRun>,
+        revocations: Vec<Revocation>,
+    ) -> Result<(), ProtocolError> {
         for class in classes {
             let (name, class) = class_of(class)?;
             self.classes.insert(name, class);
@@ -61,7 +67,11 @@ impl Gathering {
             let (id, run) = run_of(run)?;
             self.runs.insert(id, run);
         }
-        match self.classes.len() + self.runs.len() > MAX_ENTRIES {
+        for revocation in revocations {
+            let (id, revocation) = revocation_of(revocation)?;
+            self.revoked.insert(id, revocation);
+        }
+        match self.classes.len() + self.runs.len() + self.revoked.len() > MAX_ENTRIES {
             true => Err(ProtocolError::TooMany),
             false => Ok(()),
         }
@@ -82,12 +92,14 @@ impl Gathering {
             .chain(self.bundles.values().map(ItemDigest::of_bundle))
             .chain(self.classes.values().map(|class| class_digest(class)))
             .chain(self.runs.values().map(|run| run_digest(run)))
+            .chain(self.revoked.values().map(|one| revocation_digest(one)))
             .collect();
         let whole = Whole {
             entries: self.entries.into_values().collect(),
             bundles: self.bundles.into_values().collect(),
             classes: self.classes,
             runs: self.runs,
+            revoked: self.revoked,
             resume: None,
         };
         (whole, digest, Arc::new(self.unusable))

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vouchsafe_identity::{Bundle, ClassName, RunId, TrustDomain};
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1 as api;
 use vouchsafe_proto::vouchsafe::sync::v1::authority_taint::Authority;
 use vouchsafe_proto::vouchsafe::sync::v1::change::Kind;
 use vouchsafe_runtime::set_digest::{ItemDigest, SetDigest};
 
-use super::runs::{class_digest, class_of, run_digest, run_of};
+use super::runs::{class_digest, class_of, revocation_digest, revocation_of, run_digest, run_of};
 use super::{MAX_ENTRIES, ProtocolError, Told, bundle_of, domain_of, entry_digest, told};
 use crate::entry::{EntryId, EntryVersion};
 use crate::knowledge::{Changes, Knowledge, RunNews};
@@ -23,18 +23,20 @@ pub(super) struct Pending {
     bundles: BTreeMap<TrustDomain, Option<Bundle>>,
     classes: BTreeMap<ClassName, Option<Arc<Class>>>,
     runs: BTreeMap<RunId, RunNews>,
+    revoked: BTreeMap<RunId, Option<Arc<Revocation>>>,
 }
 
 impl Pending {
-    /// That there are no classes and runs.
+    /// That there are no classes, runs and revocations.
     pub(super) fn no_runs(&mut self, known: &Knowledge) {
         let unknown: Arc<str> = "".into();
         self.classes = known.classes.keys().map(|name| (name.clone(), None)).collect();
         let ended = |id: &RunId| (*id, RunNews::Ended(Arc::clone(&unknown)));
         self.runs = known.runs.keys().map(ended).collect();
+        self.revoked = known.revoked.keys().map(|id| (*id, None)).collect();
     }
 
-    /// Takes in a change; those of classes and runs only where `runs`.
+    /// Takes in a change; those of classes, runs and revocations only where `runs`.
     pub(super) fn add(
         &mut self,
         change: api::Change,
@@ -76,11 +78,21 @@ impl Pending {
                 let how = gone.reason.as_str().into();
                 self.runs.insert(RunId::new(&gone.run_id)?, RunNews::Ended(how));
             }
-            Some(Kind::ClassPut(_) | Kind::ClassGone(_) | Kind::RunPut(_) | Kind::RunGone(_)) | None => {
+            Some(Kind::RevocationPut(revocation)) if runs => {
+                let (id, revocation) = revocation_of(revocation)?;
+                self.revoked.insert(id, Some(revocation));
+            }
+            Some(Kind::RevocationGone(id)) if runs => {
+                self.revoked.insert(RunId::new(&id)?, None);
+            }
+            Some(Kind::ClassPut(_) | Kind::ClassGone(_) | Kind::RunPut(_) | Kind::RunGone(_))
+            | Some(Kind::RevocationPut(_) | Kind::RevocationGone(_))
+            | None => {
                 tracing::debug!("a change of a kind that is not spoken is skipped");
             }
         }
-        match self.entries.len() + self.classes.len() + self.runs.len() > MAX_ENTRIES {
+        let of_runs = self.classes.len() + self.runs.len() + self.revoked.len();
+        match self.entries.len() + of_runs > MAX_ENTRIES {
             true => Err(ProtocolError::TooMany),
             false => Ok(()),
         }
@@ -172,7 +184,12 @@ impl Pending {
             let both = known.runs.get(id).into_iter().chain(after);
             both.for_each(|run| digest.toggle(run_digest(run)));
         }
+        for (id, revocation) in &self.revoked {
+            let both = known.revoked.get(id).into_iter().chain(revocation);
+            both.for_each(|one| digest.toggle(revocation_digest(one)));
+        }
         (changes.classes, changes.runs) = (self.classes, self.runs);
+        changes.revoked = self.revoked;
         (changes, digest, unusable)
     }
 }

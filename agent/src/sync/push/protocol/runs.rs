@@ -1,10 +1,10 @@
-//! Classes and runs as the server tells them.
+//! Classes, runs and revocations as the server tells them.
 
 use std::sync::Arc;
 
 use vouchsafe_identity::run::RunError;
 use vouchsafe_identity::{ClassName, RunId};
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 use vouchsafe_runtime::set_digest::ItemDigest;
 
@@ -16,6 +16,19 @@ pub(super) fn class_of(class: Class) -> Result<(ClassName, Arc<Class>), RunError
 /// A run by its id.
 pub(super) fn run_of(run: LiveRun) -> Result<(RunId, Arc<LiveRun>), RunError> {
     Ok((RunId::new(&run.run_id)?, Arc::new(run)))
+}
+
+/// A revocation by its run's id.
+pub(super) fn revocation_of(revocation: Revocation) -> Result<(RunId, Arc<Revocation>), RunError> {
+    Ok((RunId::new(&revocation.run_id)?, Arc::new(revocation)))
+}
+
+/// What a revocation adds to the digest of the set.
+pub fn revocation_digest(revocation: &Revocation) -> ItemDigest {
+    let Revocation {
+        run_id, spiffe_id, ..
+    } = revocation;
+    ItemDigest::of_revocation(run_id, spiffe_id, revocation.revoked_at, revocation.until)
 }
 
 /// What a class adds to the digest of the set.

@@ -1,7 +1,7 @@
 //! Classes and runs: known where the server tells of them, and unknown where it does not.
 
 use vouchsafe_identity::{ClassName, RunId};
-use vouchsafe_proto::vouchsafe::run::v1::Class;
+use vouchsafe_proto::vouchsafe::run::v1::{Class, Revocation};
 
 use super::*;
 use crate::testing::selectors;
@@ -25,6 +25,17 @@ fn run() -> api::LiveRun {
         class_version: 1,
         admitted_at: 5,
         expires_at: 9,
+    }
+}
+
+fn revocation() -> Revocation {
+    Revocation {
+        run_id: RUN.to_owned(),
+        spiffe_id: run().spiffe_id,
+        revoked_at: 7,
+        until: 9,
+        x509_serials: vec!["0a".to_owned()],
+        jwt_ids: vec!["1b".to_owned()],
     }
 }
 
@@ -95,6 +106,8 @@ fn what_is_no_name_and_no_id_is_refused() {
         Kind::ClassGone("No Name".to_owned()),
         Kind::RunPut(other),
         Kind::RunGone(api::RunGone::default()),
+        Kind::RevocationPut(Revocation::default()),
+        Kind::RevocationGone("x".to_owned()),
     ] {
         let mut agent = knowing(&server);
         let refused = agent.hear(server.change([kind]));
@@ -132,6 +145,41 @@ fn classes_and_runs_come_change_and_go_and_wake_who_waits() {
     // Streams of workloads are not looked at for it.
     assert!(!now.concerns(seen, &selectors(&["unix:uid:1"])));
     assert_eq!(now.version, seen);
+}
+
+#[test]
+fn revocations_come_and_go_and_count_in_the_digest() {
+    let mut server = Server::new(&["a"]);
+    let mut agent = knowing(&server);
+    let id = RunId::new(RUN).unwrap();
+    let mut with = point(&server, &[class(1)], &[run()]);
+    with.revision += 1;
+    server.revision += 1;
+    let asks = agent.hear(delta([Kind::RevocationPut(revocation())], Some(with)));
+    assert!(asks.unwrap(), "a digest that leaves it out is of another set");
+    let mut agent = knowing(&server);
+    let mut digest = server.digest();
+    [
+        class_digest(&class(1)),
+        run_digest(&run()),
+        revocation_digest(&revocation()),
+    ]
+    .into_iter()
+    .for_each(|one| digest.toggle(one));
+    let with = api::ResumePoint {
+        digest: digest.as_bytes().to_vec(),
+        ..server.point()
+    };
+    let told = delta([Kind::RevocationPut(revocation())], Some(with));
+    assert!(!agent.hear(told).unwrap());
+    assert_eq!(*agent.base.get().revoked[&id], revocation());
+    server.revision += 1;
+    let over = delta(
+        [Kind::RevocationGone(RUN.to_owned())],
+        Some(point(&server, &[class(1)], &[run()])),
+    );
+    assert!(!agent.hear(over).unwrap());
+    assert!(agent.base.get().revoked.is_empty());
 }
 
 #[test]
