@@ -221,7 +221,7 @@ async fn the_svids_of_an_ended_run_are_revoked_for_all_agents_until_they_would_h
     // Whoever comes later hears of it too, after a restart of the server as before.
     drop((there, client));
     let server = server_on_disk(server.stop().await).await;
-    let mut there = Follows::open_for_runs(&server, &second).await;
+    let there = Follows::open_for_runs(&server, &second).await;
     assert!(there.held.revoked.contains_key(&run.run_id));
     // And nobody once all of its SVIDs have ended by themselves: those who hold it hear that it is over.
     let held = there.held.clone();

@@ -17,7 +17,7 @@ use vouchsafe_proto::vouchsafe::sync::v1::follow_response::Message;
 use vouchsafe_proto::vouchsafe::sync::v1::sync_client::SyncClient;
 use vouchsafe_proto::vouchsafe::sync::v1::{
     AuthorityTaint, Change, FollowRequest, FollowResponse, FullReason, Hello, LiveRun, Page, ResumePoint,
-    Revocation, Welcome,
+    Welcome,
 };
 use vouchsafe_runtime::{ItemDigest, SetDigest};
 
