@@ -161,3 +161,66 @@ fn without_isolation_the_signal_opens_it() {
     require!(Need::Root, Need::Node);
     assert!(inspector(Isolation::None).contains("ws://"));
 }
+
+const WAITS: &str = "class Waits { public static void main(String[] a) throws Exception { \
+    System.out.println(\"up\"); Thread.sleep(600_000); } }";
+
+/// Asks a JVM for its attach mechanism as any process of its uid can, without a look into its `/proc`: by a file and a
+/// signal. Says whether it listens.
+const ATTACH: &str = "import os, signal, sys, time\npid = int(sys.argv[1])\n\
+    open(f'/tmp/.attach_pid{pid}', 'w').close()\nos.kill(pid, signal.SIGQUIT)\nend = time.monotonic() + 30\n\
+    while not os.path.exists(f'/tmp/.java_pid{pid}'):\n    \
+    if os.path.exists(sys.argv[2]) or time.monotonic() > end: sys.exit(1)\n    time.sleep(0.01)\n";
+
+/// Whether a process of its uid gets a JVM to take agents.
+fn takes_agents(isolation: Isolation) -> bool {
+    let rig = Rig::new();
+    let source = rig.file("Waits.java", WAITS);
+    let java = std::fs::canonicalize("/usr/bin/java").unwrap();
+    let argv = ["java", source.to_str().unwrap()];
+    let (mut plan, reader) = plan(java.to_str().unwrap(), &argv);
+    plan.isolation = isolation;
+    let mut launched = rig.run(plan).unwrap();
+    let mut lines = BufReader::new(reader).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "up");
+    let pid = launched.main().pid().unwrap().to_string();
+    let answered = rig.path().join("answered");
+    let uid = format!("--reuid={}", crate::rig::UID);
+    let gid = format!("--regid={}", crate::rig::UID);
+    let mut attacher = std::process::Command::new("setpriv")
+        .args([&uid, &gid, "--clear-groups", PYTHON, "-c", ATTACH, &pid])
+        .arg(&answered)
+        .spawn()
+        .unwrap();
+    let main = launched.main().try_clone().unwrap();
+    let dump = std::thread::spawn(move || {
+        // One that takes no agents takes the signal for a question about its threads.
+        let dumped = lines
+            .map_while(Result::ok)
+            .any(|line| line.contains("Full thread dump"));
+        if dumped {
+            std::fs::write(&answered, "").unwrap();
+        }
+        dumped
+    });
+    let taken = attacher.wait().unwrap().success();
+    main.signal(Signal::SIGKILL).unwrap();
+    launched.wait().unwrap();
+    assert_eq!(dump.join().unwrap(), !taken);
+    for name in ["attach", "java"] {
+        let _one_of_them_is_there = std::fs::remove_file(format!("/tmp/.{name}_pid{pid}"));
+    }
+    taken
+}
+
+#[test]
+fn java_takes_no_agent_from_its_own_uid() {
+    require!(Need::Root, Need::Java);
+    assert!(!takes_agents(Isolation::Process));
+}
+
+#[test]
+fn without_isolation_java_takes_agents() {
+    require!(Need::Root, Need::Java);
+    assert!(takes_agents(Isolation::None));
+}
