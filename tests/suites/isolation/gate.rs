@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use vouchsafe_launch::verify::VerifyError;
+use vouchsafe_launch::verify::{VerifyError, Wanted, verify};
 use vouchsafe_launch::{Isolation, LaunchError, Outcome, Recovered, User};
 use vouchsafe_sys::PidFd;
 use vouchsafe_tests::needs::Need;
@@ -127,6 +127,25 @@ fn a_tracer_at_the_gate_is_noticed_before_it_opens() {
     reader.read_to_string(&mut text).unwrap();
     tracer.wait().unwrap();
     assert_eq!((text.as_str(), rig.left()), ("", (0, 0)));
+}
+
+#[test]
+fn what_others_of_its_uid_can_read_is_noticed() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    for (isolation, readable) in [(Isolation::Process, false), (Isolation::None, true)] {
+        let (mut plan, _reader) = plan(PYTHON, &["python3", "-c", "import time; time.sleep(600)"]);
+        plan.isolation = isolation;
+        let mut launched = rig.run(plan).unwrap();
+        let wanted = Wanted {
+            non_dumpable: true,
+            ..Wanted::default()
+        };
+        let found = verify(launched.main(), &wanted);
+        assert_eq!(matches!(found, Err(VerifyError::Dumpable)), readable, "{found:?}");
+        launched.kill().unwrap();
+        launched.wait().unwrap();
+    }
 }
 
 fn size(rows: u16, columns: u16) -> rustix::termios::Winsize {
