@@ -356,7 +356,7 @@ impl App {
         serve::workload(self.bound.workload, measured, execs.clone(), limits, &group)?;
         serve::admin(self.bound.admin, admin, limits, &group)?;
         if let (Some(listener), Some(launch)) = (self.bound.launch, self.launch) {
-            let measured = (self.parts.clone(), self.metrics.calls.clone());
+            let measured = (self.parts.clone(), &self.metrics);
             launch.start(listener, measured, execs.clone(), limits, &group)?;
         }
 

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
 use tokio::time::Instant;
+use tonic::{Code, Status};
 use vouchsafe_runtime::metrics::calls::durations;
 use vouchsafe_runtime::metrics::{self, CallMeter, Reading, Scrape, count, moment};
 use vouchsafe_runtime::telemetry::traces::Traces;
@@ -52,6 +53,8 @@ pub struct Metrics {
     pub attestations: Attestations,
     /// SVIDs that the server was asked for.
     pub svids: Svids,
+    /// Runs that were asked for.
+    pub launches: Launches,
 }
 
 impl Metrics {
@@ -64,6 +67,7 @@ impl Metrics {
                 traces: traces.clone(),
             },
             svids: Svids::default(),
+            launches: Launches::default(),
         }
     }
 
@@ -81,6 +85,11 @@ impl Metrics {
             "svid_requests",
             "SVIDs of workloads that the server was asked for, new ones and renewals, by kind and outcome",
             self.svids.0.clone(),
+        );
+        registry.register(
+            "launches",
+            "Runs that were asked for on the launch socket, by outcome",
+            self.launches.0.clone(),
         );
         let read = move |scrape: &mut Scrape<'_, '_>| read(scrape, &parts, &pulse);
         registry.register_collector(Box::new(Reading(read)));
@@ -109,6 +118,12 @@ fn read(scrape: &mut Scrape<'_, '_>, parts: &Parts, pulse: &Pulse) -> fmt::Resul
         "cached_svids",
         "SVIDs that are held, by kind",
         held.map(|(kind, held)| (KindLabel { kind }, count(held))),
+    )?;
+    scrape.gauge("runs", "Runs that live on this node", count(parts.runs.live()))?;
+    scrape.gauge(
+        "revocations",
+        "Ended runs, of any node, whose SVIDs are revoked",
+        count(known.revoked.len()),
     )?;
     // A gauge of a time that is not known yet is left out: 0 would be a time.
     let sync = pulse.status.sync();
@@ -218,6 +233,32 @@ impl Svids {
     }
 }
 
+/// Counts runs that were asked for.
+#[derive(Debug, Clone)]
+pub struct Launches(Family<OutcomeLabel, Counter>);
+
+impl Default for Launches {
+    fn default() -> Self {
+        let launches = Self(Family::default());
+        for outcome in ["started", "refused", "failed"] {
+            drop(launches.0.get_or_create(&OutcomeLabel { outcome }));
+        }
+        launches
+    }
+}
+
+impl Launches {
+    /// Takes down what came of a launch.
+    pub fn add(&self, launched: &Result<(), Status>) {
+        let outcome = match launched.as_ref().map_err(Status::code) {
+            Ok(()) => "started",
+            Err(Code::Unavailable | Code::Internal | Code::Unknown | Code::DeadlineExceeded) => "failed",
+            Err(_) => "refused",
+        };
+        self.0.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+}
+
 /// An authority whose answers are counted.
 pub struct MeteredAuthority {
     inner: Arc<dyn Authority>,
@@ -258,5 +299,25 @@ impl Authority for MeteredAuthority {
         let outcome = if answer.is_ok() { "issued" } else { "failed" };
         self.svids.add("jwt", outcome, 1);
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launch_that_was_refused_is_told_from_one_that_failed() {
+        let launches = Launches::default();
+        let counted = || {
+            ["started", "refused", "failed"]
+                .map(|outcome| launches.0.get_or_create(&OutcomeLabel { outcome }).get())
+        };
+        assert_eq!(counted(), [0, 0, 0]);
+        launches.add(&Ok(()));
+        launches.add(&Err(Status::permission_denied("")));
+        launches.add(&Err(Status::failed_precondition("")));
+        launches.add(&Err(Status::unavailable("the server is away")));
+        assert_eq!(counted(), [1, 2, 1]);
     }
 }

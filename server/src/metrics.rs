@@ -109,6 +109,13 @@ impl State {
             "Revision of the store that the index shows",
             revision(self.index.applied().0),
         )?;
+        let (runs, revocations) = self.index.run_counts();
+        scrape.gauge("runs", "Runs that live, on all nodes", count(runs))?;
+        scrape.gauge(
+            "revocations",
+            "Ended runs whose SVIDs are revoked",
+            count(revocations),
+        )?;
         let agents = self.callers.held_by(is_agent_id);
         scrape.gauge(
             "connected_agents",

@@ -7,12 +7,12 @@ use aws_lc_rs::digest::{SHA256, digest};
 use vouchsafe_launch::cgroups::CgroupRoot;
 use vouchsafe_launch::{Config as StarterConfig, Launcher as Starter};
 use vouchsafe_runtime::TaskGroup;
-use vouchsafe_runtime::metrics::CallMeter;
 use vouchsafe_runtime::uds::GuardedListener;
 
 use super::{AppError, Host, serve};
 use crate::caller::ExecWatch;
 use crate::config::{Config, Limits};
+use crate::metrics::Metrics;
 use crate::runs::command::Sockets;
 use crate::runs::keeper::{Found, Keeper};
 use crate::runs::launching::Launching;
@@ -43,13 +43,18 @@ impl Launch {
     pub(super) fn start(
         self,
         listener: GuardedListener,
-        (parts, meter): (Parts, CallMeter),
+        (parts, metrics): (Parts, &Metrics),
         execs: ExecWatch,
         limits: &Limits,
         group: &TaskGroup,
     ) -> Result<(), AppError> {
         let keeper = self.keeper.clone();
-        serve::launch(listener, (Service { parts, keeper }, meter), execs, limits, group)?;
+        let service = Service {
+            parts,
+            keeper,
+            launches: metrics.launches.clone(),
+        };
+        serve::launch(listener, (service, metrics.calls.clone()), execs, limits, group)?;
         group.passing("ends of runs", self.keeper.clone().heed());
         group.passing("runs of before", self.keeper.take_up(self.found));
         Ok(())

@@ -20,6 +20,7 @@ use super::launching::{AdmittedRun, Asker, Begun, Intended, LaunchingError};
 use super::run::{Cause, Launcher};
 use super::{Run, Standing};
 use crate::caller::Caller;
+use crate::metrics::Launches;
 use crate::workload::{Parts, identities};
 
 /// Events that wait for a launcher that does not read.
@@ -34,6 +35,8 @@ pub struct Service {
     pub parts: Parts,
     /// Keeps what was launched.
     pub keeper: Keeper,
+    /// Counts what comes of it.
+    pub launches: Launches,
 }
 
 type Events = mpsc::Sender<Result<api::LaunchEvent, Status>>;
@@ -61,6 +64,7 @@ impl Launch for Service {
             let launched = service
                 .begin(&request, &caller, &asker, descriptors, &events)
                 .await;
+            service.launches.add(&launched);
             if let Err(status) = launched {
                 tracing::info!(
                     class = request.class,

@@ -354,6 +354,12 @@ impl Index {
         state.by_spiffe_id.keys().find(own).cloned()
     }
 
+    /// How many runs live, and how many are revoked.
+    pub fn run_counts(&self) -> (usize, usize) {
+        let state = self.read();
+        (state.runs.live.len(), state.runs.revoked.len())
+    }
+
     /// One run, if it lives.
     pub fn run(&self, id: &RunId) -> Option<Arc<LiveRun>> {
         self.read().runs.live.get(id).cloned()
