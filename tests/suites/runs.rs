@@ -17,6 +17,8 @@ mod life;
 mod many;
 #[path = "runs/nested.rs"]
 mod nested;
+#[path = "runs/ordinary.rs"]
+mod ordinary;
 #[path = "runs/revoked.rs"]
 mod revoked;
 #[path = "runs/stage.rs"]

@@ -43,6 +43,17 @@ pub enum LaunchingError {
         /// The last.
         last: u32,
     },
+    /// The agent is not root, and so becomes nobody else.
+    #[error(
+        "this agent runs as uid {own}, which is not root, and launches nothing for uid {uid}: ask as uid {own}, or run \
+         the agent as root"
+    )]
+    OtherUser {
+        /// The agent's.
+        own: u32,
+        /// The launcher's.
+        uid: u32,
+    },
     /// The server did not admit it, or could not be asked.
     #[error("{0}")]
     Admission(#[from] UpstreamError),
@@ -93,7 +104,9 @@ impl From<LaunchingError> for Status {
                 let text = format!("the run was not admitted, for the server is away: {error}");
                 return Self::unavailable(text);
             }
-            LaunchingError::Admission(_) | LaunchingError::Start(_) => Code::FailedPrecondition,
+            LaunchingError::OtherUser { .. } | LaunchingError::Admission(_) | LaunchingError::Start(_) => {
+                Code::FailedPrecondition
+            }
             LaunchingError::Io { .. } => Code::Internal,
         };
         let mut text = error.to_string();
@@ -210,10 +223,12 @@ impl Launching {
         let nothing = proto::ClassSpec::default();
         let spec = class.spec.as_ref().unwrap_or(&nothing);
         let command = Command::of(request, spec, &self.sockets)?;
-        let root = nix::unistd::geteuid().is_root();
+        let own = nix::unistd::geteuid().as_raw();
+        let root = own == 0;
         let (user, place) = match spec.user.as_ref().and_then(|user| user.user.as_ref()) {
             // Who is not root can become nobody else; another's program it must not start as itself.
-            None if !root && asker.uid == nix::unistd::geteuid().as_raw() => (None, None),
+            None if !root && asker.uid == own => (None, None),
+            None if !root => return Err(LaunchingError::OtherUser { own, uid: asker.uid }),
             None => {
                 let (uid, gid, groups) = (asker.uid, asker.gid, asker.groups.clone());
                 (Some(User { uid, gid, groups }), None)

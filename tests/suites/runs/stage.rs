@@ -172,6 +172,21 @@ impl Stage {
     }
 }
 
+/// Detached runs outlive their agent: what a test leaves, also where it fails, ends with it.
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let records = fs::read_dir(self.at.path("agent/runs/processes"));
+        for record in records.into_iter().flatten().flatten() {
+            let read = fs::read(record.path()).ok();
+            let record: Option<Value> = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let group = record.as_ref().and_then(|record| record["cgroup"][0].as_str());
+            if let Some(group) = group {
+                let _gone = fs::write(Path::new(group).join("cgroup.kill"), "1");
+            }
+        }
+    }
+}
+
 /// A run that was launched.
 #[derive(Debug)]
 pub(crate) struct Running {
