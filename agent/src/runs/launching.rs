@@ -396,7 +396,7 @@ impl Launching {
             run: admitted.run,
             spiffe_id: admitted.spiffe_id,
             class: admitted.class,
-            inherit: admitted.inherit.into(),
+            inherit: admitted.inherit,
             launcher_uid: asker.uid,
             parent: asker.parent.as_ref().map(|run| run.id),
             task,
@@ -427,20 +427,7 @@ impl Launching {
         record: &RunRecord,
         main: vouchsafe_sys::PidFd,
     ) -> Result<Arc<Run>, LaunchingError> {
-        let expires_at = OffsetDateTime::from_unix_timestamp(record.expires_at);
-        let run = Run::new(run::Parts {
-            id: record.run,
-            spiffe_id: record.spiffe_id.clone(),
-            class: record.class.clone(),
-            inherit: record.inherit.into(),
-            launcher: record.launcher(),
-            task: record.task.clone(),
-            expires_at: expires_at.map_err(|error| LaunchingError::Nonsense(error.to_string()))?,
-            main,
-            wanted: record.wanted(),
-            group: record.group.as_ref().map(|(_, path)| path.clone()),
-            children_before: record.found.saturating_mul(super::record::CHILDREN_OF_A_LIFE),
-        });
+        let run = Run::new(record, main);
         let run = Arc::new(run.map_err(LaunchingError::Nonsense)?);
         self.runs.enter(Arc::clone(&run));
         Ok(run)

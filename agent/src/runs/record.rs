@@ -24,7 +24,7 @@ pub struct RunRecord {
     /// Its class.
     pub class: ClassName,
     /// What its class says of children.
-    pub inherit: StoredInherit,
+    pub inherit: Inherit,
     /// The user that launched it.
     pub launcher_uid: u32,
     /// The run that launched it, if one did.
@@ -45,38 +45,6 @@ pub struct RunRecord {
     pub output: bool,
     /// How often an agent has found it again.
     pub found: u32,
-}
-
-/// [`Inherit`] on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StoredInherit {
-    /// None of them.
-    None,
-    /// All, that of the run.
-    Children,
-    /// All, each one of its own.
-    Derived,
-}
-
-impl From<Inherit> for StoredInherit {
-    fn from(inherit: Inherit) -> Self {
-        match inherit {
-            Inherit::None => Self::None,
-            Inherit::Children => Self::Children,
-            Inherit::Derived => Self::Derived,
-        }
-    }
-}
-
-impl From<StoredInherit> for Inherit {
-    fn from(inherit: StoredInherit) -> Self {
-        match inherit {
-            StoredInherit::None => Self::None,
-            StoredInherit::Children => Self::Children,
-            StoredInherit::Derived => Self::Derived,
-        }
-    }
 }
 
 impl RunRecord {
@@ -173,7 +141,7 @@ mod tests {
             run,
             spiffe_id: SpiffeId::new(&format!("spiffe://example.org/a/run/{run}")).unwrap(),
             class: ClassName::new("a").unwrap(),
-            inherit: StoredInherit::Derived,
+            inherit: Inherit::Derived,
             launcher_uid: 5,
             parent: None,
             task: "t".to_owned(),

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use vouchsafe_attestors::Reach;
@@ -14,13 +15,15 @@ use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use vouchsafe_sys::{PidFd, ProcessIdentity};
 
 use super::NotServed;
+use super::record::{CHILDREN_OF_A_LIFE, RunRecord};
 use crate::entry::{Entry, EntryId, EntryVersion};
 
 /// Most children of a run that have ids of their own at a time.
 pub const MAX_CHILDREN: usize = 1024;
 
 /// Which of a run's processes have an identity beside the main one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Inherit {
     /// None.
     None,
@@ -69,33 +72,6 @@ pub struct Launcher {
     pub parent: Option<RunId>,
 }
 
-/// What a run is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// Its number.
-    pub id: RunId,
-    /// Its SPIFFE ID.
-    pub spiffe_id: SpiffeId,
-    /// Its class.
-    pub class: ClassName,
-    /// What its class says of children.
-    pub inherit: Inherit,
-    /// Who launched it.
-    pub launcher: Launcher,
-    /// What it works on; may be empty.
-    pub task: String,
-    /// Until when it may live.
-    pub expires_at: OffsetDateTime,
-    /// The main process.
-    pub main: PidFd,
-    /// What the main process must be like.
-    pub wanted: Wanted,
-    /// Its control group, as `/proc/PID/cgroup` gives it.
-    pub group: Option<String>,
-    /// How many children have had ids of their own before this agent was started.
-    pub children_before: u32,
-}
-
 /// A run that lives on this node.
 #[derive(Debug)]
 pub struct Run {
@@ -134,33 +110,34 @@ struct Children {
 }
 
 impl Run {
-    /// A run whose main process is held.
+    /// A run whose main process is held, as its record says.
     ///
     /// # Errors
     /// What is wrong with it, for people.
-    pub fn new(parts: Parts) -> Result<Self, String> {
-        let process = parts.main.identity().map_err(|error| error.to_string())?;
-        let identity = RunIdentity::parse(&parts.spiffe_id)
-            .filter(|identity| identity.run == parts.id && identity.child.is_none())
-            .ok_or_else(|| format!("`{}` is not the id of run {}", parts.spiffe_id, parts.id))?;
-        let entry = entry(parts.id.to_string(), parts.spiffe_id.clone(), true);
+    pub fn new(record: &RunRecord, main: PidFd) -> Result<Self, String> {
+        let process = main.identity().map_err(|error| error.to_string())?;
+        let identity = RunIdentity::parse(&record.spiffe_id)
+            .filter(|identity| identity.run == record.run && identity.child.is_none())
+            .ok_or_else(|| format!("`{}` is not the id of run {}", record.spiffe_id, record.run))?;
+        let expires_at = OffsetDateTime::from_unix_timestamp(record.expires_at);
+        let entry = entry(record.run.to_string(), record.spiffe_id.clone(), true);
         Ok(Self {
-            id: parts.id,
-            spiffe_id: parts.spiffe_id,
-            class: parts.class,
-            inherit: parts.inherit,
-            launcher: parts.launcher,
-            task: parts.task,
-            expires_at: parts.expires_at,
+            id: record.run,
+            spiffe_id: record.spiffe_id.clone(),
+            class: record.class.clone(),
+            inherit: record.inherit,
+            launcher: record.launcher(),
+            task: record.task.clone(),
+            expires_at: expires_at.map_err(|error| error.to_string())?,
             process,
-            group: parts.group,
+            group: record.group.as_ref().map(|(_, path)| path.clone()),
             entry: Arc::new(entry),
-            main: parts.main,
-            wanted: parts.wanted,
+            main,
+            wanted: record.wanted(),
             identity,
             children: Mutex::new(Children {
                 by_process: HashMap::new(),
-                made: parts.children_before,
+                made: record.found.saturating_mul(CHILDREN_OF_A_LIFE),
             }),
             ended: CancellationToken::new(),
             cause: OnceLock::new(),

@@ -4,10 +4,10 @@ use std::process::{Child, Command, Stdio};
 
 use tokio_util::sync::CancellationToken;
 use vouchsafe_identity::ClassName;
-use vouchsafe_launch::verify::Wanted;
 
+use super::record::RunRecord;
 use super::*;
-use crate::testing::{at, runs};
+use crate::testing::runs;
 
 /// A process that ends with the test.
 struct Sleeping(Child);
@@ -42,24 +42,38 @@ impl Drop for Sleeping {
     }
 }
 
+/// A run of this user, as it stands on disk.
+fn record() -> RunRecord {
+    let run = RunId::made(1, 1);
+    RunRecord {
+        run,
+        spiffe_id: format!("spiffe://example.org/agent/run/{run}").parse().unwrap(),
+        class: ClassName::new("agent").unwrap(),
+        inherit: Inherit::None,
+        launcher_uid: 0,
+        parent: None,
+        task: String::new(),
+        expires_at: 0,
+        uid: nix::unistd::geteuid().as_raw(),
+        program: None,
+        non_dumpable: false,
+        group: None,
+        output: false,
+        found: 0,
+    }
+}
+
 /// A run whose main process this is, in a group that all of this test's processes are in.
 fn run(main: &Sleeping, inherit: Inherit, grouped: bool) -> Arc<Run> {
-    let id = RunId::made(1, 1);
     let pidfd = main.pidfd();
     let group = group_of(&pidfd, pidfd.pid().unwrap()).unwrap();
-    let run = Run::new(run::Parts {
-        id,
-        spiffe_id: format!("spiffe://example.org/agent/run/{id}").parse().unwrap(),
-        class: ClassName::new("agent").unwrap(),
+    let number = pidfd.info().unwrap().cgroup_id.unwrap_or_default();
+    let record = RunRecord {
         inherit,
-        launcher: run::Launcher { uid: 0, parent: None },
-        task: String::new(),
-        expires_at: at(0),
-        main: pidfd,
-        wanted: Wanted::default(),
-        group: grouped.then_some(group),
-        children_before: 0,
-    });
+        group: grouped.then_some((number, group)),
+        ..record()
+    };
+    let run = Run::new(&record, pidfd);
     Arc::new(run.unwrap())
 }
 
@@ -162,25 +176,12 @@ fn a_run_that_has_ended_gives_nothing_and_its_processes_are_still_its_own() {
 #[test]
 fn a_main_process_that_is_another_program_gets_nothing() {
     let main = Sleeping::start();
-    let id = RunId::made(1, 1);
-    let parts = run::Parts {
-        id,
-        spiffe_id: format!("spiffe://example.org/agent/run/{id}").parse().unwrap(),
-        class: ClassName::new("agent").unwrap(),
-        inherit: Inherit::None,
-        launcher: run::Launcher { uid: 0, parent: None },
-        task: String::new(),
-        expires_at: at(0),
-        main: main.pidfd(),
-        wanted: Wanted {
-            program: Some((1, 1)),
-            ..Wanted::default()
-        },
-        group: None,
-        children_before: 0,
+    let record = RunRecord {
+        program: Some((1, 1)),
+        ..record()
     };
     let runs = runs();
-    runs.enter(Arc::new(Run::new(parts).unwrap()));
+    runs.enter(Arc::new(Run::new(&record, main.pidfd()).unwrap()));
     let got = runs.standing(&main.process(Reach::Full));
     assert!(matches!(got, Err(NotServed::Altered { .. })), "{got:?}");
 }
