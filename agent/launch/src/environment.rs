@@ -1,23 +1,31 @@
-//! Variables by which an environment makes a loader or a runtime run code, or trust, that nobody measured.
+//! Variables by which an environment makes a loader or a runtime run code that nobody measured, trust whom nobody named, or write
+//! down the secrets of its connections.
 
 use std::ffi::{OsStr, OsString};
 
 /// Each name that is such a variable.
-const NAMES: [&str; 35] = [
+const NAMES: [&str; 52] = [
     "BASHOPTS",
     "BASH_ENV",
     "CDPATH",
     "CLASSPATH",
+    "CURL_CA_BUNDLE",
     "ENV",
     "GCONV_PATH",
     "GEM_HOME",
     "GEM_PATH",
     "GIO_EXTRA_MODULES",
     "GLIBC_TUNABLES",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "GTK_MODULES",
+    "GTK_PATH",
+    "GUILE_LOAD_COMPILED_PATH",
+    "GUILE_LOAD_PATH",
     "HOSTALIASES",
     "IFS",
     "JAVA_TOOL_OPTIONS",
     "JDK_JAVA_OPTIONS",
+    "KRB5_CONFIG",
     "LOCALDOMAIN",
     "LOCPATH",
     "LUA_CPATH",
@@ -32,19 +40,44 @@ const NAMES: [&str; 35] = [
     "PERL5LIB",
     "PERL5OPT",
     "PERLLIB",
+    "PHPRC",
+    "PHP_INI_SCAN_DIR",
+    "QT_PLUGIN_PATH",
+    "REQUESTS_CA_BUNDLE",
     "RES_OPTIONS",
     "RUBYLIB",
     "RUBYOPT",
+    "R_ENVIRON",
+    "R_LIBS",
+    "R_PROFILE",
     "SHELLOPTS",
+    "SSLKEYLOGFILE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
     "TCLLIBPATH",
     "ZDOTDIR",
     "_JAVA_OPTIONS",
 ];
 
 /// What the names of whole families begin with.
-const FAMILIES: [&str; 7] = ["BASH_FUNC_", "DENO_", "DOTNET_", "LD_", "NODE_", "PYTHON", "BUN_"];
+const FAMILIES: [&str; 14] = [
+    "BASH_FUNC_",
+    "BUN_",
+    "COMPlus_",
+    "CORECLR_",
+    "COR_",
+    "DENO_",
+    "DOTNET_",
+    "ERL_",
+    "JULIA_",
+    "LD_",
+    "MONO_",
+    "NODE_",
+    "PYTHON",
+    "_PYTHON",
+];
 
-/// Whether a variable of this name can change what code runs.
+/// Whether a variable of this name can change what code runs, or who is trusted with what.
 #[must_use]
 pub fn is_loader_variable(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
@@ -90,6 +123,8 @@ mod tests {
             "PATH",
             "PYTHONSTARTUP",
             "BASH_ENV",
+            "SSLKEYLOGFILE",
+            "CORECLR_PROFILER_PATH",
             "HOME",
         ];
         let env = names.map(|name| (OsString::from(name), OsString::from("x")));
@@ -98,7 +133,14 @@ mod tests {
         assert_eq!(kept, ["PYTHONPATH", "PATH", "HOME"]);
         assert_eq!(
             filtered.dropped,
-            ["LD_PRELOAD", "NODE_OPTIONS", "PYTHONSTARTUP", "BASH_ENV"]
+            [
+                "LD_PRELOAD",
+                "NODE_OPTIONS",
+                "PYTHONSTARTUP",
+                "BASH_ENV",
+                "SSLKEYLOGFILE",
+                "CORECLR_PROFILER_PATH",
+            ]
         );
     }
 }
