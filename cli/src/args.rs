@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vouchsafe_identity::{Selector, SpiffeId, TrustDomain};
 
 use crate::commands::{
-    agent, audit, authority, backup, bundle, class, entry, explain, health, log_level, run, svid, token,
+    agent, audit, authority, backup, bundle, class, entry, explain, health, log_level, measure, run, svid,
+    token,
 };
 use crate::dev;
 
@@ -21,7 +22,7 @@ Exit codes:
   69  a socket is not there or nobody listens on it
   75  try again: the other side is not ready
   77  permission denied, `no identity issued` included
-`run --class` ends as its program does, and with
+`run --class` ends as its program does; it and `measure` with
  126  where the command cannot be executed
  127  where the command is not there";
 
@@ -100,6 +101,8 @@ pub(crate) enum Command {
     Class(class::ClassCommand),
     /// Runs of a class, each with an identity of its own: launch one with --class, look at them, end one
     Run(run::RunArgs),
+    /// What a class would say of a command: its files with their hashes, by the launcher's own measuring
+    Measure(measure::MeasureArgs),
     /// Join tokens, with which a node joins once
     #[command(subcommand)]
     Token(token::TokenCommand),

@@ -10,6 +10,7 @@ pub(crate) mod entry;
 pub(crate) mod explain;
 pub(crate) mod health;
 pub(crate) mod log_level;
+pub(crate) mod measure;
 pub(crate) mod run;
 pub(crate) mod svid;
 pub(crate) mod token;
@@ -34,6 +35,7 @@ pub(crate) async fn run(cli: Cli, signals: Option<Signals>, output: &Output) -> 
         },
         Command::Entry(command) => entry::run(command, &global, output).await,
         Command::Class(command) => class::run(command, &global, output).await,
+        Command::Measure(args) => measure::run(&args, &global, output),
         Command::Token(command) => token::run(command, &global, output).await,
         Command::Agent(command) => agent::run(command, &global, output).await,
         Command::Bundle(command) => bundle::run(command, &global, output).await,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use tonic::Code;
+use vouchsafe_launch::measure::MeasureError;
 use vouchsafe_runtime::seal::file::SecretFileError;
 
 use crate::launch::NotAdmitted;
@@ -81,6 +82,9 @@ pub(crate) enum CliError {
     /// The file of a sealing key gives none.
     #[error(transparent)]
     SealKey(#[from] SecretFileError),
+    /// A file cannot be measured.
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
     /// The answer is not what the protocol says.
     #[error("the {what} sent an answer that cannot be read: {reason}")]
     Answer {
@@ -177,6 +181,13 @@ impl CliError {
             Self::Invalid(_) | Self::SealKey(_) => 65,
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => 77,
             Self::File { .. } => 1,
+            Self::Measure(MeasureError::Unreadable { source, .. }) => match source.kind() {
+                std::io::ErrorKind::PermissionDenied => 77,
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => 65,
+                _ => 1,
+            },
+            Self::Measure(MeasureError::Changed { .. }) => 75,
+            Self::Measure(_) => 65,
             Self::Call { status, .. } => match status.code() {
                 Code::NotFound | Code::InvalidArgument | Code::AlreadyExists => 65,
                 Code::PermissionDenied | Code::Unauthenticated => 77,
@@ -198,7 +209,9 @@ impl CliError {
             Self::Invalid(_) | Self::SealKey(_) => "invalid",
             Self::Partly { .. } => "partly",
             Self::Unwell(_) => "unwell",
-            Self::File { .. } => "file",
+            Self::File { .. }
+            | Self::Measure(MeasureError::Unreadable { .. } | MeasureError::Changed { .. }) => "file",
+            Self::Measure(_) => "invalid",
             Self::Answer { .. } => "answer",
             Self::Usage(_) => "usage",
             Self::Command { .. } => "command",

@@ -20,6 +20,7 @@ use vouchsafe_proto::vouchsafe::launch::v1::LaunchRequest;
 use vouchsafe_proto::vouchsafe::launch::v1::launch_client::LaunchClient;
 
 pub(crate) use self::ending::{Ending, NotAdmitted};
+pub(crate) use self::request::find as find_program;
 use self::session::Session;
 pub(crate) use self::signals::{Signals, end_by};
 use self::terminal::Pty;

@@ -95,6 +95,7 @@ fn each_target_has_its_logic_in_a_test_as_well() {
         "runtime/tests",
         "identity/tests",
         "attestors/node/tests",
+        "attestors/workload/tests",
         "tests/suites",
     ];
     let sources = folders

@@ -15,6 +15,8 @@ mod identity;
 mod life;
 #[path = "runs/many.rs"]
 mod many;
+#[path = "runs/measured.rs"]
+mod measured;
 #[path = "runs/nested.rs"]
 mod nested;
 #[path = "runs/ordinary.rs"]

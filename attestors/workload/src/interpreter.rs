@@ -11,7 +11,7 @@ use grammar::{Grammar, NODE, PERL, PYTHON, RUBY};
 
 /// What an interpreter was told to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Program<'a> {
+pub enum Program<'a> {
     /// A file of source code.
     Script(&'a [u8]),
     /// `python -m`, `java -m`.
@@ -27,7 +27,7 @@ pub(crate) enum Program<'a> {
 /// Why the command line does not say what runs; for operators.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Unclear(String);
+pub struct Unclear(String);
 
 impl Unclear {
     fn option(option: &[u8]) -> Self {
@@ -55,14 +55,15 @@ enum Language {
 
 /// An interpreter whose command line is understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Interpreter {
+pub struct Interpreter {
     language: Language,
     name: String,
 }
 
 impl Interpreter {
     /// By the name of the executable: `/usr/bin/python3.11` is `python3`. `None` for any other program.
-    pub(crate) fn of_executable(path: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn of_executable(path: &[u8]) -> Option<Self> {
         let base = path.rsplit(|byte| *byte == b'/').next()?;
         let base = std::str::from_utf8(base).ok()?;
         let base = base.strip_suffix(" (deleted)").unwrap_or(base);
@@ -97,7 +98,8 @@ impl Interpreter {
     }
 
     /// Its name for selectors: language and major version where it has one.
-    pub(crate) fn name(&self) -> &str {
+    #[must_use]
+    pub fn name(&self) -> &str {
         &self.name
     }
 
@@ -105,7 +107,7 @@ impl Interpreter {
     ///
     /// # Errors
     /// [`Unclear`] where that cannot be told from the command line.
-    pub(crate) fn program<'a>(&self, argv: &[&'a [u8]]) -> Result<Program<'a>, Unclear> {
+    pub fn program<'a>(&self, argv: &[&'a [u8]]) -> Result<Program<'a>, Unclear> {
         let arguments = argv.get(1..).unwrap_or_default();
         let by = |grammar: &Grammar| grammar.program(arguments);
         match self.language {

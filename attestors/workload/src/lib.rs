@@ -11,16 +11,21 @@ mod names;
 mod owners;
 mod proc_dir;
 mod process;
+mod pyvenv;
 mod reads;
 mod script;
+mod shebang;
 #[cfg(test)]
 mod subject;
 mod text;
 mod unix;
 
 pub use digest::DEFAULT_HASH_LIMIT_BYTES;
+pub use interpreter::{Interpreter, Program, Unclear};
 pub use measure::{AgentNamespaces, Fingerprint, Measurement, Measurer};
 pub use owners::SUBORDINATE_UIDS;
 pub use process::{ProcessAttestor, ProcessConfig};
+pub use pyvenv::{MAX_PYVENV_BYTES, Pyvenv, PyvenvError};
 pub use reads::{DEFAULT_READS_PER_UID, MAX_READ_TIME, OWNER_READS_FACTOR, Reads};
+pub use shebang::{HEAD_BYTES, Shebang, ShebangError};
 pub use unix::{UnixAttestor, UnixConfig};

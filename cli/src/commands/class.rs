@@ -1,5 +1,6 @@
 //! `vouchsafe class`: agent programs that an operator approved.
 
+mod measurement;
 mod spec;
 mod view;
 
@@ -11,8 +12,10 @@ use vouchsafe_proto::vouchsafe::run::v1::{
     UpdateClassRequest,
 };
 
+pub(in crate::commands) use self::measurement::Measurement;
 use self::spec::SpecArgs;
 use self::view::ClassView;
+pub(in crate::commands) use self::view::{MeasuredFile, ProgramFile};
 use crate::args::Global;
 use crate::client::{Connection, MAX_ANSWER_BYTES};
 use crate::error::CliError;

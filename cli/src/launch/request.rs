@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vouchsafe_identity::Labels;
 use vouchsafe_proto::vouchsafe::launch::v1::LaunchRequest;
@@ -63,9 +63,9 @@ pub(super) fn of(
     })
 }
 
-/// Looks whether the command is there, as a shell would: who mistypes it is told so, and not that it is no program of the
-/// class. Which file runs, the agent decides.
-pub(super) fn find(command: &[OsString], path: Option<&OsStr>, folder: &Path) -> Result<(), CliError> {
+/// Looks where the command is, as a shell would: who mistypes it is told so, and not that it is no program of the
+/// class. Which file a run starts, the agent decides.
+pub(crate) fn find(command: &[OsString], path: Option<&OsStr>, folder: &Path) -> Result<PathBuf, CliError> {
     let name = command.first().map(OsString::as_os_str).unwrap_or_default();
     let missing = |found: bool| CliError::Command {
         name: name.to_string_lossy().into_owned(),
@@ -84,11 +84,11 @@ pub(super) fn find(command: &[OsString], path: Option<&OsStr>, folder: &Path) ->
     let mut found = false;
     for candidate in candidates {
         match candidate.metadata() {
-            Ok(file) if file.is_file() && file.permissions().mode() & 0o111 != 0 => return Ok(()),
+            Ok(file) if file.is_file() && file.permissions().mode() & 0o111 != 0 => return Ok(candidate),
             Ok(_) => found = true,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
             // It is not ours to see; the agent may.
-            Err(_) => return Ok(()),
+            Err(_) => return Ok(candidate),
         }
     }
     Err(missing(found))

@@ -56,7 +56,18 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "launch",
         ],
     ),
-    ("cli", &["proto", "identity", "runtime", "server", "agent"]),
+    (
+        "cli",
+        &[
+            "proto",
+            "identity",
+            "runtime",
+            "server",
+            "agent",
+            "launch",
+            "workload-attestors",
+        ],
+    ),
 ];
 
 /// The packages that may use everything, and that nobody may use.

@@ -10,6 +10,7 @@ use clap::Args;
 use vouchsafe_identity::SpiffeId;
 use vouchsafe_proto::vouchsafe::run::v1 as run;
 
+use super::measurement::Measurement;
 use super::view::{INHERIT, ISOLATION, SpecFile, whole_seconds, word};
 use crate::error::CliError;
 use crate::values;
@@ -24,6 +25,9 @@ pub(crate) struct SpecArgs {
     /// A file with all of it, TOML or JSON; `-` for standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// What `vouchsafe measure` printed, in either form, for its program and files; `-` for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["program", "script", "module"])]
+    from_measurement: Option<PathBuf>,
     /// What it is, for people
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -90,10 +94,19 @@ fn pool(text: &str) -> Result<(u32, u32), String> {
 impl SpecArgs {
     /// The file, or the class as it was, with what the flags name.
     pub(super) fn onto(self, old: Option<run::ClassSpec>) -> Result<run::ClassSpec, CliError> {
+        let is_stdin = |path: &Option<PathBuf>| path.as_ref().is_some_and(|path| path.as_os_str() == "-");
+        if is_stdin(&self.file) && is_stdin(&self.from_measurement) {
+            let text = "--file and --from-measurement cannot both be standard input";
+            return Err(CliError::Usage(text.to_owned()));
+        }
         let mut spec = match &self.file {
-            Some(path) => read(path)?.wire()?,
+            Some(path) => spec_file(path)?.wire()?,
             None => old.unwrap_or_default(),
         };
+        if let Some(path) = &self.from_measurement {
+            let wrong = |why| CliError::Invalid(format!("`{}`: {why}", path.display()));
+            Measurement::parse(&read(path)?).map_err(wrong)?.onto(&mut spec)?;
+        }
         self.program_onto(spec.program.get_or_insert_default())?;
         if !self.nodes.is_empty() {
             spec.any_node = self.nodes.iter().any(|node| node == "any");
@@ -172,7 +185,16 @@ fn named_nodes(nodes: Vec<String>) -> Result<Vec<String>, CliError> {
     Ok(named)
 }
 
-fn read(path: &Path) -> Result<SpecFile, CliError> {
+fn spec_file(path: &Path) -> Result<SpecFile, CliError> {
+    let text = read(path)?;
+    let wrong = |why: String| CliError::Invalid(format!("`{}`: {why}", path.display()));
+    match text.trim_start().starts_with('{') {
+        true => serde_json::from_str(&text).map_err(|e| wrong(e.to_string())),
+        false => toml::from_str(&text).map_err(|e| wrong(e.to_string())),
+    }
+}
+
+fn read(path: &Path) -> Result<String, CliError> {
     let unreadable = |source| CliError::File {
         action: "read",
         path: path.to_owned(),
@@ -192,11 +214,7 @@ fn read(path: &Path) -> Result<SpecFile, CliError> {
         );
         return Err(CliError::Invalid(text));
     }
-    let wrong = |why: String| CliError::Invalid(format!("`{}`: {why}", path.display()));
-    match text.trim_start().starts_with('{') {
-        true => serde_json::from_str(&text).map_err(|e| wrong(e.to_string())),
-        false => toml::from_str(&text).map_err(|e| wrong(e.to_string())),
-    }
+    Ok(text)
 }
 
 /// A file by the path that the kernel would name, with its hash.

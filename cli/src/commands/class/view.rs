@@ -28,7 +28,7 @@ pub(super) struct ClassView {
 pub(super) struct SpecFile {
     description: String,
     program: ProgramFile,
-    files: Vec<Measured>,
+    files: Vec<MeasuredFile>,
     user: Option<User>,
     env_allow: Vec<String>,
     nodes: Vec<String>,
@@ -48,24 +48,26 @@ pub(super) struct SpecFile {
     disabled: bool,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// What a class says of its program.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct ProgramFile {
-    executable: Option<Measured>,
-    script: Option<Measured>,
-    module: Option<String>,
-    module_file: Option<Measured>,
-    fixed_args: Vec<String>,
-    extra_args: bool,
+pub(in crate::commands) struct ProgramFile {
+    pub(in crate::commands) executable: Option<MeasuredFile>,
+    pub(in crate::commands) script: Option<MeasuredFile>,
+    pub(in crate::commands) module: Option<String>,
+    pub(in crate::commands) module_file: Option<MeasuredFile>,
+    pub(in crate::commands) fixed_args: Vec<String>,
+    pub(in crate::commands) extra_args: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+/// A file and what must be in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Measured {
-    path: String,
-    sha256: String,
+pub(in crate::commands) struct MeasuredFile {
+    pub(in crate::commands) path: String,
+    pub(in crate::commands) sha256: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    role: Option<String>,
+    pub(in crate::commands) role: Option<String>,
 }
 
 /// A user, or a pool of users.
@@ -119,7 +121,7 @@ impl ClassView {
     pub(super) fn block(&self) -> String {
         let spec = &self.spec;
         let or = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
-        let file = |file: &Measured| format!("{} sha256:{}", file.path, file.sha256);
+        let file = |file: &MeasuredFile| format!("{} sha256:{}", file.path, file.sha256);
         let mut rows = vec![
             ("Name", self.name.clone()),
             ("ID", self.id.clone()),
@@ -283,7 +285,7 @@ fn spelled<T: Copy + Into<i32>>(value: i32, known: &[(&str, T)]) -> Option<Strin
     found.map(|(word, _)| (*word).to_owned())
 }
 
-impl Measured {
+impl MeasuredFile {
     fn of(file: run::MeasuredFile) -> Self {
         Self {
             role: spelled(file.role, &ROLES),
@@ -292,11 +294,25 @@ impl Measured {
         }
     }
 
-    fn wire(self) -> Result<run::MeasuredFile, CliError> {
+    pub(super) fn wire(self) -> Result<run::MeasuredFile, CliError> {
         Ok(run::MeasuredFile {
             role: word("role", self.role.as_deref(), &ROLES)?,
             path: self.path,
             sha256: self.sha256,
+        })
+    }
+}
+
+impl ProgramFile {
+    pub(super) fn wire(self) -> Result<run::Program, CliError> {
+        let file = |file: Option<MeasuredFile>| file.map(MeasuredFile::wire).transpose();
+        Ok(run::Program {
+            executable: file(self.executable)?,
+            script: file(self.script)?,
+            module: self.module.unwrap_or_default(),
+            module_file: file(self.module_file)?,
+            fixed_args: self.fixed_args,
+            extra_args: self.extra_args,
         })
     }
 }
@@ -308,14 +324,14 @@ impl SpecFile {
         Self {
             description: spec.description,
             program: ProgramFile {
-                executable: program.executable.map(Measured::of),
-                script: program.script.map(Measured::of),
+                executable: program.executable.map(MeasuredFile::of),
+                script: program.script.map(MeasuredFile::of),
                 module: (!program.module.is_empty()).then_some(program.module),
-                module_file: program.module_file.map(Measured::of),
+                module_file: program.module_file.map(MeasuredFile::of),
                 fixed_args: program.fixed_args,
                 extra_args: program.extra_args,
             },
-            files: spec.files.into_iter().map(Measured::of).collect(),
+            files: spec.files.into_iter().map(MeasuredFile::of).collect(),
             user: spec.user.and_then(|user| user.user).map(|user| match user {
                 run::run_user::User::Fixed(fixed) => User::Fixed {
                     uid: fixed.uid,
@@ -353,8 +369,6 @@ impl SpecFile {
 
     /// As the server takes it.
     pub(super) fn wire(self) -> Result<run::ClassSpec, CliError> {
-        let file = |file: Option<Measured>| file.map(Measured::wire).transpose();
-        let program = self.program;
         let user = self.user.map(|user| match user {
             User::Fixed { uid, gid } => run::run_user::User::Fixed(run::run_user::Fixed { uid, gid }),
             User::Pool { first_uid, last_uid } => {
@@ -364,18 +378,11 @@ impl SpecFile {
         let harden = self.harden;
         Ok(run::ClassSpec {
             description: self.description,
-            program: Some(run::Program {
-                executable: file(program.executable)?,
-                script: file(program.script)?,
-                module: program.module.unwrap_or_default(),
-                module_file: file(program.module_file)?,
-                fixed_args: program.fixed_args,
-                extra_args: program.extra_args,
-            }),
+            program: Some(self.program.wire()?),
             files: self
                 .files
                 .into_iter()
-                .map(Measured::wire)
+                .map(MeasuredFile::wire)
                 .collect::<Result<_, _>>()?,
             user: user.map(|user| run::RunUser { user: Some(user) }),
             env_allow: self.env_allow,
