@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use nix::libc;
+use vouchsafe_sys::{Ids, writable_on_the_way};
 
 use crate::{Digest, User};
 
@@ -18,11 +19,6 @@ const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Files remembered with their hash.
 const REMEMBERED: usize = 4096;
-
-/// Mode bits: others may write; the group may write; only owners may rename and remove.
-const OTHERS_WRITE: u32 = 0o002;
-const GROUP_WRITES: u32 = 0o020;
-const STICKY: u32 = 0o1000;
 
 /// Why a file was not measured, or is not what was measured.
 #[derive(Debug, thiserror::Error)]
@@ -169,85 +165,20 @@ impl Measured {
             path: self.path.clone(),
             source,
         };
-        // Each link on the way stands in a folder that counts too; the kernel's own path comes last.
-        let mut paths = link_chain(&self.path).map_err(unreadable)?;
-        paths.push(self.path.canonicalize().map_err(unreadable)?);
-        for path in paths {
-            let mut parts: Vec<&Path> = path.ancestors().collect();
-            parts.reverse();
-            for (place, part) in parts.iter().enumerate() {
-                let next = parts.get(place + 1).copied();
-                if writable(part, next, user).map_err(unreadable)? {
-                    return Err(MeasureError::Writable {
-                        path: self.path.clone(),
-                        writable: (*part).to_owned(),
-                        uid: user.uid,
-                    });
-                }
-            }
+        let ids = Ids {
+            uid: user.uid,
+            gid: user.gid,
+            groups: &user.groups,
+        };
+        match writable_on_the_way(&self.path, ids).map_err(unreadable)? {
+            None => Ok(()),
+            Some(writable) => Err(MeasureError::Writable {
+                path: self.path.clone(),
+                writable,
+                uid: user.uid,
+            }),
         }
-        Ok(())
     }
-}
-
-/// The most links on the way to a file (the kernel's own bound).
-const MAX_LINKS: usize = 40;
-
-/// Every path that links make of this one on the way to its file.
-fn link_chain(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut chain = vec![path.to_owned()];
-    let mut at = path.to_owned();
-    'links: for _ in 0..MAX_LINKS {
-        let mut so_far = PathBuf::new();
-        let parts: Vec<_> = at.components().collect();
-        for (place, part) in parts.iter().enumerate() {
-            so_far.push(part);
-            if !so_far.symlink_metadata()?.is_symlink() {
-                continue;
-            }
-            let target = so_far.read_link()?;
-            so_far.pop();
-            so_far.push(target);
-            so_far.extend(parts.iter().skip(place + 1));
-            chain.push(so_far.clone());
-            at = so_far;
-            continue 'links;
-        }
-        return Ok(chain);
-    }
-    Err(io::Error::from_raw_os_error(libc::ELOOP))
-}
-
-/// Whether the user can change this file, or what stands in this folder under the name of `next`.
-fn writable(path: &Path, next: Option<&Path>, user: &User) -> io::Result<bool> {
-    let metadata = path.symlink_metadata()?;
-    // Nobody can write to a link; its folder has been looked at.
-    if metadata.is_symlink() {
-        return Ok(metadata.uid() == user.uid);
-    }
-    // An owner can give itself the permission.
-    if metadata.uid() == user.uid {
-        return Ok(true);
-    }
-    let mode = metadata.mode();
-    let by_group = mode & GROUP_WRITES != 0
-        && (user.gid == metadata.gid() || user.groups.contains(&metadata.gid()) || has_access_list(path)?);
-    if !by_group && mode & OTHERS_WRITE == 0 {
-        return Ok(false);
-    }
-    // In a sticky folder only its owner and the file's own can rename or remove.
-    match next {
-        Some(next) if mode & STICKY != 0 => Ok(next.symlink_metadata()?.uid() == user.uid),
-        _ => Ok(true),
-    }
-}
-
-fn has_access_list(path: &Path) -> io::Result<bool> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)?;
-    vouchsafe_sys::has_access_list(&file).map_err(io::Error::other)
 }
 
 /// Hashes files, and remembers the hashes of files that do not change.

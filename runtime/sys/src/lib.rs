@@ -10,6 +10,7 @@ mod pidfd;
 pub mod proc_events;
 mod process;
 mod raw;
+mod reach;
 mod socket;
 mod watched;
 
@@ -19,6 +20,7 @@ pub use launching::{close_on_exec_from, default_signals, has_access_list};
 pub use namespace::{NamespaceId, user_namespace_of};
 pub use pidfd::{PidFd, PidInfo, ProcessIdentity};
 pub use process::{AtRandom, AuxiliaryVector, start_time};
+pub use reach::{Ids, writable_on_the_way};
 pub use socket::{
     Credentials, Received, pass_credentials, pass_pidfd, peer_credentials, peer_pidfd, receive_with_sender,
 };
