@@ -508,7 +508,10 @@ fn gate(config: &Config, runs: Runs) -> Result<Gate, AppError> {
             Arc::clone(&reads),
         )),
         Arc::new(ProcessAttestor::new(
-            ProcessConfig { hash_limit_bytes },
+            ProcessConfig {
+                hash_limit_bytes,
+                ..ProcessConfig::default()
+            },
             Arc::clone(&reads),
         )),
     ];

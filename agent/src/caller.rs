@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::{Code, Status};
-use vouchsafe_attestors::{Evidence, Process, Reach, WorkloadAttestError};
+use vouchsafe_attestors::{Asked, Evidence, Process, Reach, WorkloadAttestError};
 use vouchsafe_identity::SelectorSet;
 use vouchsafe_runtime::uds::{Peer, PresenceError, Throttle};
 use vouchsafe_sys::{PidFd, ProcessIdentity, SysError};
 use vouchsafe_workload_attestors::{AgentNamespaces, Fingerprint, Measurer};
 
+use crate::cache::EntryIndex;
 use crate::runs::{NotServed, Runs, Standing};
 
 pub use connection::{CallerStream, Connection};
@@ -117,6 +118,8 @@ pub struct Caller {
     pub evidence: Evidence,
     /// The same, for matching.
     pub selectors: SelectorSet,
+    /// For what it was measured, beyond what is always looked for.
+    pub asked: Asked,
     /// What must not change until it is answered.
     pub fingerprint: Fingerprint,
     /// What it is to the runs of this node.
@@ -128,6 +131,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether it was measured for all that these entries ask. A member of a run has the run's identity whatever they ask.
+    pub fn is_measured_for(&self, entries: &EntryIndex) -> bool {
+        matches!(self.standing, Standing::Of(_)) || self.asked.covers(entries.asked())
+    }
+
     /// Which process it is.
     pub fn process(&self) -> ProcessIdentity {
         self.connection.peer.identity()
@@ -210,26 +218,28 @@ impl Gate {
     ///
     /// # Errors
     /// [`CallerError`]; nobody gets anything then.
-    pub async fn measure(&self, connection: &Arc<Connection>) -> Result<Caller, CallerError> {
+    pub async fn measure(&self, connection: &Arc<Connection>, asked: &Asked) -> Result<Caller, CallerError> {
         let place = self.places.take(connection.peer.credentials().uid);
         let place = place.ok_or_else(|| CallerError::TooManyCalls {
             max: self.places.max_per_uid(),
         })?;
-        self.measure_at(connection, Arc::new(place)).await
+        self.measure_at(connection, asked, Arc::new(place)).await
     }
 
-    /// The same once more, for a call that was held meanwhile; it keeps its place.
+    /// The same once more, for a call that was held meanwhile, or when more is asked than it was measured for; it keeps
+    /// its place.
     ///
     /// # Errors
     /// As [`Gate::measure`].
-    pub async fn measure_again(&self, caller: &Caller) -> Result<Caller, CallerError> {
-        self.measure_at(&caller.connection, Arc::clone(&caller.place))
+    pub async fn measure_again(&self, caller: &Caller, asked: &Asked) -> Result<Caller, CallerError> {
+        self.measure_at(&caller.connection, asked, Arc::clone(&caller.place))
             .await
     }
 
     async fn measure_at(
         &self,
         connection: &Arc<Connection>,
+        asked: &Asked,
         place: Arc<Place>,
     ) -> Result<Caller, CallerError> {
         let (process, at_first) = connection.first()?;
@@ -238,7 +248,7 @@ impl Gate {
             self.check_now(connection).await?;
             return Err(absent);
         }
-        let measured = self.measurer.measure_since(process, at_first).await;
+        let measured = self.measurer.measure_since(process, asked, at_first).await;
         let measured = connection.unless_changed(measured.map_err(CallerError::from))?;
         let standing = self.standing(process).await?;
         connection.check_told()?;
@@ -246,6 +256,7 @@ impl Gate {
             connection: Arc::clone(connection),
             selectors: measured.evidence.selectors(),
             evidence: measured.evidence,
+            asked: asked.clone(),
             fingerprint: measured.fingerprint,
             standing,
             seen: measured.seen,
@@ -316,11 +327,12 @@ impl Gate {
         }
     }
 
-    /// Measures any process, for an operator.
+    /// Measures any process for all that an entry could ask, for an operator.
     ///
     /// # Errors
     /// [`CallerError`].
     pub async fn examine(&self, process: &Process) -> Result<Evidence, CallerError> {
-        Ok(self.measurer.measure(process).await?.evidence)
+        let asked = Asked::everything();
+        Ok(self.measurer.measure(process, &asked).await?.evidence)
     }
 }

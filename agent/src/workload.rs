@@ -72,7 +72,9 @@ impl Parts {
             .extensions()
             .get::<Arc<Connection>>()
             .ok_or_else(|| Status::internal("the connection is not known"))?;
-        let measured = self.attestations.took(self.gate.measure(connection)).await;
+        let known = self.knowledge.get();
+        let measuring = self.gate.measure(connection, known.entries.asked());
+        let measured = self.attestations.took(measuring).await;
         measured.map_err(|error| {
             let status = Status::from(error);
             self.gate.tell(connection.peer.credentials().pid, &status);
@@ -132,10 +134,13 @@ impl Parts {
         let mut changes = self.knowledge.changes();
         loop {
             let known = Arc::clone(&changes.borrow_and_update());
+            if !caller.is_measured_for(&known.entries) {
+                *caller = self.gate.measure_again(caller, known.entries.asked()).await?;
+            }
             match wanted_of(&known, caller, wanted) {
                 Ok(entries) if !hold.release() => return Ok(Matched { known, entries }),
                 Ok(_) => {
-                    *caller = self.gate.measure_again(caller).await?;
+                    *caller = self.gate.measure_again(caller, known.entries.asked()).await?;
                     changes.mark_changed();
                 }
                 Err(status) => hold.keep(status)?,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use vouchsafe_sys::PidFd;
 
-use crate::Evidence;
+use crate::{Asked, Evidence};
 
 /// How much of a process may be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,15 +122,19 @@ pub trait WorkloadAttestor: Send + Sync {
     /// The selector type that it gives, such as `unix`.
     fn name(&self) -> &'static str;
 
-    /// Measures the process.
+    /// Measures the process. What is dear to find is looked for only where `asked` has it.
     ///
     /// # Errors
     /// [`WorkloadAttestError`]: then nothing of this attestor may be used, and the call is refused.
-    async fn attest(&self, process: &Process) -> Result<Evidence, WorkloadAttestError>;
+    async fn attest(&self, process: &Process, asked: &Asked) -> Result<Evidence, WorkloadAttestError>;
 
     /// The same by blocking reads of the process alone, for a caller on a thread that may block: several such
     /// attestors then cost one change of threads. `None` of an attestor that has to ask others than the kernel.
-    fn attest_blocking(&self, _process: &Process) -> Option<Result<Evidence, WorkloadAttestError>> {
+    fn attest_blocking(
+        &self,
+        _process: &Process,
+        _asked: &Asked,
+    ) -> Option<Result<Evidence, WorkloadAttestError>> {
         None
     }
 }

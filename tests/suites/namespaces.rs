@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use nix::unistd::{Group, Uid, User, getegid, geteuid};
 use tempfile::TempDir;
-use vouchsafe_attestors::{Evidence, Process, Reach, Trust, WorkloadAttestor};
+use vouchsafe_attestors::{Asked, Evidence, Process, Reach, Trust, WorkloadAttestor};
 use vouchsafe_sys::PidFd;
 use vouchsafe_tests::needs::Need;
 use vouchsafe_tests::{require, wait};
@@ -99,7 +99,7 @@ fn programs() -> (TempDir, PathBuf, PathBuf) {
 
 async fn unix(process: &Process) -> Evidence {
     let attestor = UnixAttestor::new(UnixConfig::default(), Arc::default());
-    attestor.attest(process).await.unwrap()
+    attestor.attest(process, &Asked::everything()).await.unwrap()
 }
 
 fn texts(evidence: &Evidence) -> Vec<String> {
@@ -263,7 +263,10 @@ async fn a_script_in_a_file_system_of_its_own_is_found_by_the_processs_root() {
     command.args(["-Urm", "sh", "-c", script, "sh"]).arg(place);
     let subject = Echo::start(&mut command);
     let attestor = ProcessAttestor::new(ProcessConfig::default(), Arc::default());
-    let evidence = attestor.attest(&subject.process(uid, gid)).await.unwrap();
+    let evidence = attestor
+        .attest(&subject.process(uid, gid), &Asked::default())
+        .await
+        .unwrap();
     let copy = folder.path().join("copy");
     fs::write(&copy, "while read -r line; do echo \"$line\"; done\n").unwrap();
     let mut path = OsString::from("process:script:");

@@ -7,7 +7,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use vouchsafe_attestors::Asked;
 use vouchsafe_identity::{Selector, SelectorSet};
+use vouchsafe_workload_attestors::ask;
 
 use super::shards::Shards;
 use crate::entry::{Entry, EntryId};
@@ -17,6 +19,8 @@ use crate::entry::{Entry, EntryId};
 pub struct EntryIndex {
     by_id: Shards<EntryId, Arc<Entry>>,
     by_selector: Shards<Selector, Vec<Arc<Entry>>>,
+    /// What its entries want that is looked for only where somebody wants it.
+    asked: Asked,
 }
 
 impl EntryIndex {
@@ -32,6 +36,9 @@ impl EntryIndex {
     /// Puts an entry in, instead of the one with the same id, which it gives.
     pub fn put(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         let before = self.remove(&entry.id);
+        for what in entry.selectors.iter().filter_map(ask) {
+            self.asked.add(&what);
+        }
         let standing = |selector: &&Selector| self.by_selector.get(*selector).map_or(0, Vec::len);
         if let Some(selector) = entry.selectors.iter().min_by_key(standing) {
             match self.by_selector.get_mut(selector) {
@@ -49,6 +56,9 @@ impl EntryIndex {
     /// Takes an entry out, and gives it.
     pub fn remove(&mut self, id: &EntryId) -> Option<Arc<Entry>> {
         let entry = self.by_id.remove(id)?;
+        for what in entry.selectors.iter().filter_map(ask) {
+            self.asked.remove(&what);
+        }
         for selector in &entry.selectors {
             let at = self
                 .by_selector
@@ -93,6 +103,11 @@ impl EntryIndex {
     /// The entry with that id.
     pub fn get(&self, id: &EntryId) -> Option<&Arc<Entry>> {
         self.by_id.get(id)
+    }
+
+    /// What processes are to be measured for, so that each entry can match.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// All entries, in no order.

@@ -37,12 +37,12 @@ async fn a_caller_of_whom_the_kernel_tells_an_exec_is_not_answered() {
     let _client = tokio::net::UnixStream::connect(&socket).await.unwrap();
     let accepted = listener.accept().await.unwrap();
     let (_stream, connection) = admit(accepted, &gate, &execs).await.unwrap();
-    let mut caller = gate.measure(&connection).await.unwrap();
+    let mut caller = gate.measure(&connection, &Asked::default()).await.unwrap();
     execs.executed(connection.peer.credentials().pid);
     caller.seen = Instant::now();
     let refused = gate.check(&caller).await;
     assert!(matches!(refused, Err(CallerError::Changed)), "{refused:?}");
-    let again = gate.measure(&connection).await;
+    let again = gate.measure(&connection, &Asked::default()).await;
     assert!(matches!(again, Err(CallerError::Changed)), "{again:?}");
 }
 
@@ -61,7 +61,7 @@ async fn a_caller_that_executes_a_program_after_its_measurement_is_not_answered(
 
     let accepted = listener.accept().await.unwrap();
     let (_stream, connection) = admit(accepted, &gate, &execs).await.unwrap();
-    let caller = gate.measure(&connection).await.unwrap();
+    let caller = gate.measure(&connection, &Asked::default()).await.unwrap();
     assert!(gate.check(&caller).await.is_ok());
 
     writeln!(child.0.stdin.as_ref().unwrap(), "x").unwrap();
@@ -72,6 +72,6 @@ async fn a_caller_that_executes_a_program_after_its_measurement_is_not_answered(
     );
     let refused = gate.check(&caller).await;
     assert!(matches!(refused, Err(CallerError::Changed)), "{refused:?}");
-    let again = gate.measure(&connection).await;
+    let again = gate.measure(&connection, &Asked::default()).await;
     assert!(matches!(again, Err(CallerError::Changed)), "{again:?}");
 }

@@ -7,6 +7,7 @@ use prost::Message;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
+use vouchsafe_attestors::Asked;
 use zeroize::Zeroizing;
 
 use super::hold::Hold;
@@ -115,7 +116,11 @@ impl<T: Topic> Feed<T> {
         loop {
             // Marked as seen first: what changes while the message is made is seen in the next round.
             let known = Arc::clone(&self.known.borrow_and_update());
-            let seen = self.seen.replace(known.version);
+            let seen = match self.is_another_by_what_is_asked(&known).await? {
+                true => None,
+                false => self.seen,
+            };
+            self.seen = Some(known.version);
             // Most changes are others': telling that is cheaper than to make the same message again.
             if !seen.is_none_or(|seen| known.concerns(seen, &self.caller.selectors)) {
                 return Ok(None);
@@ -132,15 +137,29 @@ impl<T: Topic> Feed<T> {
         }
     }
 
+    /// Measures a caller again where entries ask for more than it was measured for; whether it has other selectors than
+    /// before.
+    async fn is_another_by_what_is_asked(&mut self, known: &Knowledge) -> Result<bool, Status> {
+        if self.caller.is_measured_for(&known.entries) {
+            return Ok(false);
+        }
+        self.measure_again(known.entries.asked()).await
+    }
+
+    async fn measure_again(&mut self, asked: &Asked) -> Result<bool, Status> {
+        let caller = self.parts.gate.measure_again(&self.caller, asked).await?;
+        let before = std::mem::replace(&mut self.caller, caller);
+        Ok(before.selectors != self.caller.selectors)
+    }
+
     /// Measures a caller again that was held; whether it has other selectors than before, so that the message is not
     /// for it.
     async fn is_another_since_held(&mut self) -> Result<bool, Status> {
         if !self.hold.release() {
             return Ok(false);
         }
-        let caller = self.parts.gate.measure_again(&self.caller).await?;
-        let before = std::mem::replace(&mut self.caller, caller);
-        if before.selectors == self.caller.selectors {
+        let known = Arc::clone(&self.known.borrow());
+        if !self.measure_again(known.entries.asked()).await? {
             return Ok(false);
         }
         (self.sent, self.seen) = (None, None);

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use vouchsafe_attestors::{Process, Reach, WorkloadAttestError, WorkloadAttestor};
+use vouchsafe_attestors::{Asked, Process, Reach, WorkloadAttestError, WorkloadAttestor, trust_of};
 
 use crate::subject::{Subject, copy_program, folder, python};
 
@@ -25,13 +25,13 @@ async fn a_process_that_ended_is_gone(attestor: &dyn WorkloadAttestor) {
     copy_program(&program);
     let mut ended = Subject::plain(&program);
     ended.kill();
-    let zombie = attestor.attest(&ended.process).await;
+    let zombie = attestor.attest(&ended.process, &Asked::everything()).await;
     assert!(
         matches!(zombie, Err(WorkloadAttestError::Gone { .. })),
         "{zombie:?}"
     );
     ended.reap();
-    let reaped = attestor.attest(&ended.process).await;
+    let reaped = attestor.attest(&ended.process, &Asked::everything()).await;
     assert!(
         matches!(reaped, Err(WorkloadAttestError::Gone { .. })),
         "{reaped:?}"
@@ -43,7 +43,7 @@ async fn a_process_that_ended_is_gone(attestor: &dyn WorkloadAttestor) {
         pid: other.process.pid,
         ..ended.process.clone()
     };
-    let reused = attestor.attest(&reused).await;
+    let reused = attestor.attest(&reused, &Asked::everything()).await;
     assert!(
         matches!(reused, Err(WorkloadAttestError::Gone { .. })),
         "{reused:?}"
@@ -57,7 +57,7 @@ async fn a_number_without_a_process_is_refused(attestor: &dyn WorkloadAttestor) 
             pid,
             ..subject.process.clone()
         };
-        let refused = attestor.attest(&process).await;
+        let refused = attestor.attest(&process, &Asked::everything()).await;
         assert!(
             matches!(refused, Err(WorkloadAttestError::Unreadable { .. })),
             "{pid}: {refused:?}"
@@ -67,33 +67,54 @@ async fn a_number_without_a_process_is_refused(attestor: &dyn WorkloadAttestor) 
 
 async fn findings_are_of_its_own_type_and_the_same_each_time(attestor: &dyn WorkloadAttestor) {
     let subject = Subject::start(Command::new(python()).arg("-"));
-    let evidence = attestor.attest(&subject.process).await.unwrap();
+    let evidence = attestor
+        .attest(&subject.process, &Asked::everything())
+        .await
+        .unwrap();
     assert!(!evidence.findings.is_empty());
     for finding in &evidence.findings {
         assert_eq!(finding.selector.kind(), attestor.name());
+        assert_eq!(finding.trust, trust_of(&finding.selector), "{}", finding.selector);
     }
-    assert_eq!(attestor.attest(&subject.process).await.unwrap(), evidence);
+    assert_eq!(
+        attestor
+            .attest(&subject.process, &Asked::everything())
+            .await
+            .unwrap(),
+        evidence
+    );
 }
 
 async fn beyond_the_namespace_it_says_what_it_withholds(attestor: &dyn WorkloadAttestor) {
     let subject = Subject::start(Command::new(python()).arg("-"));
-    let full = attestor.attest(&subject.process).await.unwrap();
+    let full = attestor
+        .attest(&subject.process, &Asked::everything())
+        .await
+        .unwrap();
     let process = Process {
         reach: Reach::NamespaceOnly {
             reason: "a foreign namespace".to_owned(),
         },
         ..subject.process.clone()
     };
-    let less = attestor.attest(&process).await.unwrap();
+    let less = attestor.attest(&process, &Asked::everything()).await.unwrap();
     assert!(less.selectors().is_subset(&full.selectors()));
     let of_the_program = [
         "path:",
         "sha256:",
         "supplementary_",
         "script",
-        "interpreter:",
+        "interpreter",
         "module:",
         "inline:",
+        "venv:",
+        "lock_sha256:",
+        "package:",
+        "cwd:",
+        "immutable:",
+        "non_dumpable:",
+        "cgroup:",
+        "systemd_",
     ];
     for selector in less.selectors() {
         let told = of_the_program
@@ -118,7 +139,7 @@ async fn a_pipe_for_a_script_does_not_hold_it_up(attestor: &dyn WorkloadAttestor
     .unwrap();
     // It hangs there itself: nobody ever writes.
     let subject = Subject::start(Command::new(python()).arg(&pipe));
-    let evidence = tokio::time::timeout(SOON, attestor.attest(&subject.process)).await;
+    let evidence = tokio::time::timeout(SOON, attestor.attest(&subject.process, &Asked::everything())).await;
     let evidence = evidence.expect("an answer though the script is a pipe").unwrap();
     assert!(
         evidence

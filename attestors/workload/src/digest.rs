@@ -41,11 +41,18 @@ pub(crate) enum DigestError {
 
 /// One state of a file's contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Version {
+pub(crate) struct Version {
     file: FileId,
     size: i64,
     modified: (i64, i64),
     changed: (i64, i64),
+}
+
+impl Version {
+    /// When it was changed last, in seconds since 1970.
+    pub(crate) fn changed_at(&self) -> i64 {
+        self.changed.0
+    }
 }
 
 impl From<&FileStat> for Version {
@@ -152,7 +159,7 @@ impl Hasher {
 }
 
 /// A readable descriptor of the very file that `fd` refers to, whatever became of its name.
-fn reopen(fd: impl AsFd) -> io::Result<File> {
+pub(crate) fn reopen(fd: impl AsFd) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     Ok(open(path.as_str(), flags, Mode::empty())?.into())

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use nix::fcntl::OFlag;
 use tokio::time::Instant;
-use vouchsafe_attestors::{Evidence, FileId, Process, Reach, WorkloadAttestError, WorkloadAttestor};
+use vouchsafe_attestors::{Asked, Evidence, FileId, Process, Reach, WorkloadAttestError, WorkloadAttestor};
 use vouchsafe_sys::{AuxiliaryVector, NamespaceId, PidFd, SysError, user_namespace_of};
 
 use crate::proc_dir::{ProcDir, failed, file_id, linked_file, still_alive};
@@ -73,13 +73,17 @@ impl Measurer {
         }
     }
 
-    /// Measures the process with every attestor. One that fails makes the whole measurement fail.
+    /// Measures the process with every attestor, for what is asked. One that fails makes the whole measurement fail.
     ///
     /// # Errors
     /// [`WorkloadAttestError`]: of an attestor, `Changed` when the process executed a program or changed
     /// its credentials meanwhile, `Gone` when it ended.
-    pub async fn measure(&self, process: &Process) -> Result<Measurement, WorkloadAttestError> {
-        self.measure_from(process, None).await
+    pub async fn measure(
+        &self,
+        process: &Process,
+        asked: &Asked,
+    ) -> Result<Measurement, WorkloadAttestError> {
+        self.measure_from(process, asked, None).await
     }
 
     /// The same of a process that must still be what it was when `before` was taken.
@@ -89,24 +93,27 @@ impl Measurer {
     pub async fn measure_since(
         &self,
         process: &Process,
+        asked: &Asked,
         before: &Fingerprint,
     ) -> Result<Measurement, WorkloadAttestError> {
-        self.measure_from(process, Some(before.clone())).await
+        self.measure_from(process, asked, Some(before.clone())).await
     }
 
     async fn measure_from(
         &self,
         process: &Process,
+        asked: &Asked,
         before: Option<Fingerprint>,
     ) -> Result<Measurement, WorkloadAttestError> {
         let (subject, attestors) = (process.clone(), Arc::clone(&self.attestors));
-        let read = move || measure(&subject, &attestors, before);
+        let wanted = asked.clone();
+        let read = move || measure(&subject, &attestors, &wanted, before);
         let (mut measured, others) = self.reads.run(process, "the process", read).await?;
         if others.is_empty() {
             return Ok(measured);
         }
         for attestor in others {
-            measured.evidence.merge(attestor.attest(process).await?);
+            measured.evidence.merge(attestor.attest(process, asked).await?);
         }
         let now = self.fingerprint(process).await?;
         measured.unless_changed(process, &now)
@@ -189,6 +196,7 @@ type Others = Vec<Arc<dyn WorkloadAttestor>>;
 fn measure(
     process: &Process,
     attestors: &[Arc<dyn WorkloadAttestor>],
+    asked: &Asked,
     before: Option<Fingerprint>,
 ) -> Result<(Measurement, Others), WorkloadAttestError> {
     let mut measured = Measurement {
@@ -198,7 +206,7 @@ fn measure(
     };
     let mut others = Others::new();
     for attestor in attestors {
-        match attestor.attest_blocking(process) {
+        match attestor.attest_blocking(process, asked) {
             Some(found) => measured.evidence.merge(found?),
             None => others.push(Arc::clone(attestor)),
         }

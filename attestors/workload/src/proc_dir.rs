@@ -119,6 +119,25 @@ impl<'a> ProcDir<'a> {
     }
 }
 
+impl ProcDir<'_> {
+    /// What the process may do to files, beyond what its effective ids say.
+    ///
+    /// # Errors
+    /// As [`ProcDir::status`].
+    pub(crate) fn powers(&self) -> Result<Powers, WorkloadAttestError> {
+        let what = "`/proc/PID/status`";
+        let bytes = self
+            .read(c"status", MAX_STATUS_BYTES)
+            .map_err(|e| self.failed(what, e))?;
+        Powers::parse(&bytes).ok_or_else(|| self.failed(what, io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Who owns one of the folder's files: of a process that others of its user may look into, that user.
+    pub(crate) fn owner_of(&self, name: &CStr) -> io::Result<u32> {
+        Ok(fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?.st_uid)
+    }
+}
+
 impl AsFd for ProcDir<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
@@ -186,6 +205,39 @@ impl Status {
     }
 }
 
+/// All ids and capabilities of a process.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Powers {
+    /// Real, effective, saved and file system.
+    pub(crate) uids: Vec<u32>,
+    /// Likewise, and the supplementary groups.
+    pub(crate) gids: Vec<u32>,
+    /// Permitted or effective capabilities, as bits.
+    pub(crate) capabilities: u64,
+}
+
+impl Powers {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(bytes);
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.strip_prefix(':').map(str::split_ascii_whitespace)
+        };
+        let numbers = |name: &str| -> Option<Vec<u32>> { field(name)?.map(|id| id.parse().ok()).collect() };
+        let bits = |name: &str| u64::from_str_radix(field(name)?.next()?, 16).ok();
+        let (uids, mut gids) = (numbers("Uid")?, numbers("Gid")?);
+        if uids.len() != 4 || gids.len() != 4 {
+            return None;
+        }
+        gids.extend(numbers("Groups")?);
+        Some(Self {
+            uids,
+            gids,
+            capabilities: bits("CapPrm")? | bits("CapEff")?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +258,25 @@ mod tests {
     fn no_groups_are_no_groups() {
         let text = "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t \nNSpid:\t7\n";
         assert_eq!(Status::parse(text.as_bytes()).unwrap().groups, Vec::<u32>::new());
+    }
+
+    #[test]
+    fn powers_have_every_id_and_both_sets_of_capabilities() {
+        let text = "Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t10 \nCapPrm:\t0000000000000001\n\
+                    CapEff:\t00000000000000f0\n";
+        let expected = Powers {
+            uids: vec![1, 2, 3, 4],
+            gids: vec![5, 6, 7, 8, 10],
+            capabilities: 0xf1,
+        };
+        assert_eq!(Powers::parse(text.as_bytes()), Some(expected));
+        for without in ["Uid", "Gid", "Groups", "CapPrm", "CapEff", "\t4"] {
+            assert_eq!(
+                Powers::parse(text.replace(without, "").as_bytes()),
+                None,
+                "{without}"
+            );
+        }
     }
 
     #[test]

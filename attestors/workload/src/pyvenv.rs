@@ -6,6 +6,16 @@ use std::path::{Path, PathBuf};
 /// Largest `pyvenv.cfg` that is read, in bytes; those of real tools have a few hundred.
 pub const MAX_PYVENV_BYTES: usize = 64 * 1024;
 
+/// Names of the lock files of Python's tools, which stand beside a virtual environment.
+pub const PYTHON_LOCKS: [&str; 6] = [
+    "Pipfile.lock",
+    "pdm.lock",
+    "poetry.lock",
+    "pylock.toml",
+    "requirements.txt",
+    "uv.lock",
+];
+
 /// Why a file makes no virtual environment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

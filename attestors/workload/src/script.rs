@@ -13,7 +13,7 @@ use nix::sys::stat::{SFlag, fstat};
 use crate::proc_dir::{ProcDir, file_id};
 use crate::text::shown;
 
-/// A regular file, with the path by which the process reaches it when all links are followed.
+/// A file or folder, with the path by which the process reaches it when all links are followed.
 #[derive(Debug)]
 pub(crate) struct Script {
     /// Refers to the file; it cannot be read by this descriptor.
@@ -21,39 +21,83 @@ pub(crate) struct Script {
     pub(crate) path: OsString,
 }
 
-/// Finds `name`, from the process's working directory and root.
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Folder,
+}
+
+/// Finds the regular file `name`, from the process's working directory and root.
 ///
 /// # Errors
 /// The reason, for operators.
 pub(crate) fn find(dir: &ProcDir<'_>, name: &[u8]) -> Result<Script, String> {
+    let missing = |absolute: &Path| format!("{} does not exist", shown(absolute.as_os_str()));
+    let absolute = absolute(dir, name)?;
+    look(dir, &absolute, Kind::File)?.ok_or_else(|| missing(&absolute))
+}
+
+/// `name` as an absolute path of the process, links and all.
+///
+/// # Errors
+/// The reason, for operators.
+pub(crate) fn absolute(dir: &ProcDir<'_>, name: &[u8]) -> Result<PathBuf, String> {
     let text = OsStr::from_bytes(name);
     if name.is_empty() {
         return Err("its name is empty".to_owned());
     }
-    let said = |error: io::Error| format!("{} cannot be found by the process's root: {error}", shown(text));
-    let root_text = dir.read_link(c"root").map_err(said)?;
-    let root = dir
-        .open_link(c"root", OFlag::O_PATH | OFlag::O_DIRECTORY)
-        .map_err(said)?;
-    let absolute = if name.starts_with(b"/") {
-        PathBuf::from(text)
-    } else {
-        working_directory(dir, &root, &root_text)?.join(text)
+    if name.starts_with(b"/") {
+        return Ok(PathBuf::from(text));
+    }
+    let (root, root_text) = root(dir, text)?;
+    Ok(working_directory(dir, &root, &root_text)?.join(text))
+}
+
+/// The process's working directory, as it sees it.
+///
+/// # Errors
+/// The reason, for operators.
+pub(crate) fn cwd(dir: &ProcDir<'_>) -> Result<OsString, String> {
+    let (root, root_text) = root(dir, OsStr::new("."))?;
+    Ok(working_directory(dir, &root, &root_text)?.into_os_string())
+}
+
+/// Looks for an absolute path of the process; `None` where there is nothing.
+///
+/// # Errors
+/// The reason, for operators.
+pub(crate) fn look(dir: &ProcDir<'_>, absolute: &Path, kind: Kind) -> Result<Option<Script>, String> {
+    let name = absolute.as_os_str();
+    let (root, root_text) = root(dir, name)?;
+    let fd = match open_in(&root, name, ResolveFlag::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+        Err(errno) => return Err(format!("{} cannot be opened: {}", shown(name), errno.desc())),
     };
-    let fd = open_in(&root, absolute.as_os_str(), ResolveFlag::empty()).map_err(|errno| match errno {
-        Errno::ENOENT | Errno::ENOTDIR => format!("{} does not exist", shown(absolute.as_os_str())),
-        errno => format!(
-            "{} cannot be opened: {}",
-            shown(absolute.as_os_str()),
-            errno.desc()
-        ),
-    })?;
-    let stat = fstat(&fd).map_err(|errno| said(errno.into()))?;
-    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-        return Err(format!("{} is not a regular file", shown(absolute.as_os_str())));
+    let stat = fstat(&fd).map_err(|errno| unfound(name, errno.into()))?;
+    let (wanted, what) = match kind {
+        Kind::File => (SFlag::S_IFREG, "a regular file"),
+        Kind::Folder => (SFlag::S_IFDIR, "a folder"),
+    };
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != wanted {
+        return Err(format!("{} is not {what}", shown(name)));
     }
     let path = canonical(&root, &root_text, &fd)?;
-    Ok(Script { fd, path })
+    Ok(Some(Script { fd, path }))
+}
+
+/// The process's root, and its path as the kernel prints it for us.
+fn root(dir: &ProcDir<'_>, name: &OsStr) -> Result<(OwnedFd, OsString), String> {
+    let text = dir.read_link(c"root").map_err(|error| unfound(name, error))?;
+    let root = dir
+        .open_link(c"root", OFlag::O_PATH | OFlag::O_DIRECTORY)
+        .map_err(|error| unfound(name, error))?;
+    Ok((root, text))
+}
+
+fn unfound(name: &OsStr, error: io::Error) -> String {
+    format!("{} cannot be found by the process's root: {error}", shown(name))
 }
 
 /// The working directory as a path from the process's root.

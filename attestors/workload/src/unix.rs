@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::unistd::{Gid, Group, Uid, User};
-use vouchsafe_attestors::{Evidence, Process, Reach, Trust, WorkloadAttestError, WorkloadAttestor};
+use vouchsafe_attestors::{Asked, Evidence, Process, Reach, Trust, WorkloadAttestError, WorkloadAttestor};
 
 use crate::digest::{DEFAULT_HASH_LIMIT_BYTES, Hasher};
 use crate::names::Names;
@@ -92,14 +92,18 @@ impl WorkloadAttestor for UnixAttestor {
         NAME
     }
 
-    async fn attest(&self, process: &Process) -> Result<Evidence, WorkloadAttestError> {
+    async fn attest(&self, process: &Process, _asked: &Asked) -> Result<Evidence, WorkloadAttestError> {
         let (process, known) = (process.clone(), Arc::clone(&self.known));
         let subject = process.clone();
         let measure = move || measure(&process, &known);
         self.reads.run(&subject, "the `unix` measurement", measure).await
     }
 
-    fn attest_blocking(&self, process: &Process) -> Option<Result<Evidence, WorkloadAttestError>> {
+    fn attest_blocking(
+        &self,
+        process: &Process,
+        _asked: &Asked,
+    ) -> Option<Result<Evidence, WorkloadAttestError>> {
         Some(measure(process, &self.known))
     }
 }
@@ -217,7 +221,7 @@ pub(crate) fn cannot_open(error: &io::Error) -> String {
 
 /// The executable's path, where it names that very file in the agent's mount namespace too. The text ends
 /// in ` (deleted)` for a file that is gone; a file that is really named so passes like any other.
-fn path_here(dir: &ProcDir<'_>, exe: &OwnedFd) -> Result<std::ffi::OsString, String> {
+pub(crate) fn path_here(dir: &ProcDir<'_>, exe: &OwnedFd) -> Result<std::ffi::OsString, String> {
     let path = dir
         .read_link(c"exe")
         .map_err(|error| format!("the executable's path cannot be read: {error}"))?;

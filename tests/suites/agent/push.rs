@@ -125,6 +125,62 @@ async fn an_entry_reaches_held_calls_and_open_streams_at_once_and_its_end_withdr
     Ok(())
 }
 
+/// Working directories are looked at only where an entry asks for them: those who were measured before are measured again.
+#[tokio::test]
+async fn an_entry_that_asks_for_more_than_callers_were_measured_for_reaches_them_too() -> anyhow::Result<()> {
+    let at = Deployment::configured("", SELDOM).await?;
+    pushed(&at).await?;
+    create(&at, "/plain").await?;
+    let mut api = workload::connect(&at.workload_socket()).await?;
+    let mut other = api.clone();
+    let mut stream = api.fetch_x509svid(X509svidRequest {}).await?.into_inner();
+    next(&at, &mut stream, &["/plain"], Instant::now()).await?;
+    let own = std::env::current_dir()?;
+    let own = format!("process:cwd:{}", own.display());
+    let asking = async |path: &str, cwd: &str| {
+        let id = format!("spiffe://example.org{path}");
+        at.entry(&id, &[&own_uid(), cwd], &[]).await
+    };
+    asking("/elsewhere", "process:cwd:/nonexistent").await?;
+    asking("/here", &own).await?;
+    next(&at, &mut stream, &["/plain", "/here"], Instant::now()).await?;
+    let request = JwtsvidRequest {
+        audience: vec!["a".to_owned()],
+        spiffe_id: "spiffe://example.org/here".to_owned(),
+    };
+    let answer = tokio::time::timeout(DEADLINE, other.fetch_jwtsvid(request)).await?;
+    ensure!(answer?.into_inner().svids.len() == 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_held_call_is_measured_for_what_the_entry_asks_that_comes_meanwhile() -> anyhow::Result<()> {
+    let at = Deployment::configured("", SELDOM).await?;
+    pushed(&at).await?;
+    let mut api = workload::connect(&at.workload_socket()).await?;
+    let request = JwtsvidRequest {
+        audience: vec!["a".to_owned()],
+        spiffe_id: String::new(),
+    };
+    let held = async {
+        let answer = tokio::time::timeout(DEADLINE, api.fetch_jwtsvid(request)).await?;
+        Ok::<_, anyhow::Error>(answer?.into_inner().svids.len())
+    };
+    let creating = async {
+        until("the call is held", async || {
+            (health(&at).await?.held_calls == 1).then_some(())
+        })
+        .await?;
+        let own = format!("process:cwd:{}", std::env::current_dir()?.display());
+        at.entry("spiffe://example.org/here", &[&own_uid(), &own], &[])
+            .await
+    };
+    let (tokens, created) = tokio::join!(held, creating);
+    created?;
+    ensure!(tokens? == 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn after_a_restart_of_the_server_or_the_agent_changes_are_followed_on() -> anyhow::Result<()> {
     let mut at = Deployment::configured("", SELDOM).await?;

@@ -65,6 +65,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "server",
             "agent",
             "launch",
+            "attestors",
             "workload-attestors",
         ],
     ),

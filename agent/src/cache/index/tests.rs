@@ -161,3 +161,21 @@ fn a_change_among_100_000_entries_copies_little() {
     let process = selectors(&["unix:uid:0", "unix:path:/bin/700"]);
     assert_eq!(index.matching(&process).len(), 1);
 }
+
+#[test]
+fn what_entries_ask_for_comes_and_goes_with_them() {
+    let mut index = EntryIndex::default();
+    assert!(index.asked().is_empty());
+    index.put(entry("a", &["unix:uid:1", "process:script:/a"]));
+    assert!(index.asked().is_empty());
+    index.put(entry(
+        "a",
+        &["unix:uid:1", "process:venv:/v", "process:package:Foo_x==1"],
+    ));
+    index.put(entry("b", &["process:venv:/w"]));
+    assert!(index.asked().has("process:venv") && index.asked().has("process:package:foo-x"));
+    index.put(entry("a", &["unix:uid:1"]));
+    assert!(index.asked().has("process:venv") && !index.asked().has("process:package:foo-x"));
+    index.remove(&"b".into());
+    assert!(index.asked().is_empty());
+}

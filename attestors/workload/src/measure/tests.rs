@@ -25,7 +25,7 @@ where
         "test"
     }
 
-    async fn attest(&self, _process: &Process) -> Result<Evidence, WorkloadAttestError> {
+    async fn attest(&self, _process: &Process, _asked: &Asked) -> Result<Evidence, WorkloadAttestError> {
         let mut meanwhile = self.0.lock().unwrap();
         meanwhile()
     }
@@ -58,7 +58,10 @@ fn again() -> Subject {
 async fn what_all_attestors_find_is_joined_and_the_same_the_second_time() {
     let subject = again();
     let measurer = measurer_with(nothing);
-    let first = measurer.measure(&subject.process).await.unwrap();
+    let first = measurer
+        .measure(&subject.process, &Asked::default())
+        .await
+        .unwrap();
     let kinds: Vec<String> = first
         .evidence
         .selectors()
@@ -66,7 +69,9 @@ async fn what_all_attestors_find_is_joined_and_the_same_the_second_time() {
         .map(|s| s.kind().to_owned())
         .collect();
     assert!(kinds.contains(&"unix".to_owned()) && kinds.contains(&"process".to_owned()));
-    let second = measurer.measure_since(&subject.process, &first.fingerprint).await;
+    let second = measurer
+        .measure_since(&subject.process, &Asked::default(), &first.fingerprint)
+        .await;
     let second = second.unwrap();
     assert_eq!(
         (second.evidence, second.fingerprint),
@@ -105,7 +110,7 @@ async fn a_process_that_executes_a_program_while_it_is_measured_is_refused() {
         assert_eq!(subject.hear(), "1");
         nothing()
     });
-    let refused = measurer.measure(&process).await;
+    let refused = measurer.measure(&process, &Asked::default()).await;
     assert!(
         matches!(refused, Err(WorkloadAttestError::Changed { .. })),
         "{refused:?}"
@@ -120,7 +125,7 @@ async fn a_process_that_ends_while_it_is_measured_is_gone() {
         subject.reap();
         nothing()
     });
-    let refused = measurer.measure(&process).await;
+    let refused = measurer.measure(&process, &Asked::default()).await;
     assert!(
         matches!(refused, Err(WorkloadAttestError::Gone { .. })),
         "{refused:?}"
@@ -142,7 +147,7 @@ async fn an_attestor_that_fails_makes_the_measurement_fail() {
             source: io::ErrorKind::Other.into(),
         })
     });
-    let refused = measurer.measure(&subject.process).await;
+    let refused = measurer.measure(&subject.process, &Asked::default()).await;
     assert!(
         matches!(refused, Err(WorkloadAttestError::Unreadable { .. })),
         "{refused:?}"

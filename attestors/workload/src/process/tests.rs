@@ -1,5 +1,7 @@
 //! The `process` attestor on real interpreters.
 
+mod asked;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -16,7 +18,10 @@ fn attestor() -> ProcessAttestor {
 }
 
 async fn evidence_of(subject: &Subject) -> Evidence {
-    attestor().attest(&subject.process).await.unwrap()
+    attestor()
+        .attest(&subject.process, &Asked::default())
+        .await
+        .unwrap()
 }
 
 /// A Python script that waits.
@@ -191,9 +196,12 @@ async fn over_the_hash_limit_only_the_hash_is_withheld() {
     let place = path.join("agent.py");
     script(&place);
     let subject = Subject::start(Command::new(python()).arg(&place));
-    let config = ProcessConfig { hash_limit_bytes: 3 };
+    let config = ProcessConfig {
+        hash_limit_bytes: 3,
+        ..ProcessConfig::default()
+    };
     let evidence = ProcessAttestor::new(config, Arc::default())
-        .attest(&subject.process)
+        .attest(&subject.process, &Asked::default())
         .await
         .unwrap();
     assert_eq!(value(&evidence, "process:script:").as_deref(), place.to_str());

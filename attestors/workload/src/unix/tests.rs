@@ -17,7 +17,10 @@ fn attestor() -> UnixAttestor {
 }
 
 async fn evidence_of(subject: &Subject) -> Evidence {
-    attestor().attest(&subject.process).await.unwrap()
+    attestor()
+        .attest(&subject.process, &Asked::default())
+        .await
+        .unwrap()
 }
 
 /// Runs a program that stands at `path`, changes the place by `meanwhile`, then measures.
@@ -136,7 +139,7 @@ async fn over_the_limit_only_the_hash_is_withheld() {
     let subject = Subject::plain(&program);
     let config = UnixConfig { hash_limit_bytes: 99 };
     let evidence = UnixAttestor::new(config, Arc::default())
-        .attest(&subject.process)
+        .attest(&subject.process, &Asked::default())
         .await
         .unwrap();
     assert_eq!(value(&evidence, "unix:sha256:"), None);
@@ -160,7 +163,7 @@ async fn a_process_that_has_other_ids_than_it_came_with_is_refused() {
         ..subject.process.clone()
     };
     for (process, which) in [(with(1, 0), "uid"), (with(0, 1), "gid")] {
-        let refused = attestor().attest(&process).await;
+        let refused = attestor().attest(&process, &Asked::default()).await;
         assert!(
             matches!(refused, Err(WorkloadAttestError::CredentialsDiffer { what, .. }) if what == which),
             "{refused:?}"

@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 use time::OffsetDateTime;
+use vouchsafe_attestors::{Trust, trust_of};
 use vouchsafe_identity::{Selector, SpiffeId, TrustDomain};
 use vouchsafe_proto::spire::api::types::{Entry, EntryMask, entry::AdditionalAttributes};
 
 use super::view::{wire_id, wire_selector};
 use super::{data, no_fields, wire_ttl};
 use crate::error::CliError;
-
-/// Selector types of which everything is asserted: the process, or its uid, could have arranged it.
-const ASSERTED_TYPES: [&str; 1] = ["process"];
 
 /// Flags that `create` and `update` share.
 #[derive(Debug, Args)]
@@ -200,8 +198,11 @@ impl Fields {
 
 /// Refuses an entry whose selectors could all have been arranged by the process itself.
 fn refuse_asserted(entry: &Entry) -> Result<(), CliError> {
-    let asserted = |kind: &str| ASSERTED_TYPES.contains(&kind);
-    if entry.selectors.is_empty() || !entry.selectors.iter().all(|s| asserted(&s.r#type)) {
+    // What is no selector the server refuses.
+    let asserted = |kind: &str, value: &str| {
+        Selector::new(kind, value).is_ok_and(|selector| trust_of(&selector) == Trust::Asserted)
+    };
+    if entry.selectors.is_empty() || !entry.selectors.iter().all(|s| asserted(&s.r#type, &s.value)) {
         return Ok(());
     }
     let list: Vec<String> = entry
@@ -259,6 +260,14 @@ mod tests {
             "{refused}"
         );
         assert!(create(&["--selector", "process:script:/srv/a.py", "--allow-asserted"]).is_ok());
+        let unit = [
+            "--selector",
+            "process:cwd:/srv",
+            "--selector",
+            "process:systemd_unit:a.service",
+        ];
+        assert!(create(&unit).is_ok());
+        assert!(create(&unit[..2]).is_err());
         assert!(
             create(&[
                 "--selector",

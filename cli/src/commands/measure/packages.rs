@@ -4,20 +4,14 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use vouchsafe_workload_attestors::PYTHON_LOCKS;
+
 use super::PackagesBy;
 use super::command::{Code, Start};
 use super::files::{self, Files};
 use super::python::Python;
 use crate::error::CliError;
 
-/// Names of lock files of Python's tools, beside a virtual environment.
-const PYTHON_LOCKS: [&str; 5] = [
-    "Pipfile.lock",
-    "pdm.lock",
-    "poetry.lock",
-    "pylock.toml",
-    "uv.lock",
-];
 /// Names of lock files of node's tools, beside `package.json`.
 const NODE_LOCKS: [&str; 6] = [
     "bun.lock",

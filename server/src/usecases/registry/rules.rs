@@ -1,5 +1,6 @@
 //! What every entry must keep to, whoever writes it.
 
+use vouchsafe_attestors::{Trust, trust_of};
 use vouchsafe_identity::x509::dns::{self, DnsNameError};
 use vouchsafe_identity::{SelectorError, SpiffeId, SpiffeIdError, TrustDomain};
 use vouchsafe_store::Entry;
@@ -11,9 +12,6 @@ pub(super) const MAX_HINT_BYTES: usize = 1024;
 pub(super) const MAX_SELECTORS: usize = 256;
 /// Most federated trust domains of one entry.
 pub(super) const MAX_FEDERATED: usize = 256;
-
-/// Selector types whose values a process, or its uid, could have arranged itself.
-const ASSERTED_TYPES: [&str; 1] = ["process"];
 
 /// Which rule an entry breaks.
 #[derive(Debug, thiserror::Error)]
@@ -110,8 +108,8 @@ pub enum RuleError {
 
 /// Whether nothing that we measured ourselves stands behind the entry.
 pub fn rests_on_asserted(entry: &Entry) -> bool {
-    let asserted = |kind: &str| ASSERTED_TYPES.contains(&kind);
-    !entry.selectors.is_empty() && entry.selectors.iter().all(|selector| asserted(selector.kind()))
+    let asserted = |selector| trust_of(selector) == Trust::Asserted;
+    !entry.selectors.is_empty() && entry.selectors.iter().all(asserted)
 }
 
 /// Checks an entry that is to be written.
