@@ -88,6 +88,7 @@ fn a_script_of_a_virtual_environment_is_measured_with_what_stands_for_its_packag
         fs::read_to_string(file["path"].as_str().unwrap()).unwrap()
     };
     record("spiffe");
+    assert_eq!(found["altered"], serde_json::json!([]));
     // A native extension is among what its record names.
     assert!(record("grpcio").contains(".so,sha256="));
     let config = files

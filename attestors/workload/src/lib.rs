@@ -13,6 +13,7 @@ mod proc_dir;
 mod process;
 mod pyvenv;
 mod reads;
+mod record;
 mod script;
 mod shebang;
 #[cfg(test)]
@@ -27,5 +28,6 @@ pub use owners::SUBORDINATE_UIDS;
 pub use process::{ProcessAttestor, ProcessConfig, ask};
 pub use pyvenv::{MAX_PYVENV_BYTES, PYTHON_LOCKS, Pyvenv, PyvenvError};
 pub use reads::{DEFAULT_READS_PER_UID, MAX_READ_TIME, OWNER_READS_FACTOR, Reads};
+pub use record::{Installed, MAX_RECORD_BYTES, RecordError};
 pub use shebang::{HEAD_BYTES, Shebang, ShebangError};
 pub use unix::{UnixAttestor, UnixConfig};

@@ -27,6 +27,13 @@ proptest! {
     }
 
     #[test]
+    fn rows_keep_the_invariants(
+        text in "((\"[a,\n]{0,3}(\"\")?\"|[a-c./]{0,4}),(sha256=[A-Za-z_-]{0,3}|md5=a|\"x\")?,[0-9]{0,2}\r?\n?){0,5}\\PC{0,4}"
+    ) {
+        invariants::check(text.as_bytes());
+    }
+
+    #[test]
     fn any_bytes_keep_the_invariants(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         invariants::check(&bytes);
         invariants::check(&[b"#!", bytes.as_slice()].concat());

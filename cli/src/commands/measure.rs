@@ -4,6 +4,7 @@
 mod account;
 mod command;
 mod files;
+mod installed;
 mod packages;
 mod python;
 #[cfg(test)]
@@ -123,7 +124,7 @@ fn measured(
         files.add(venv, "other")?;
     }
     let packages = Packages::of(&start, python.as_ref())?;
-    let mut notes = packages.take(args.packages, &args.locks, place.folder, &mut files)?;
+    let mut taken = packages.take(args.packages, &args.locks, place.folder, &mut files)?;
     for (paths, role) in [
         (&args.prompts, "prompt"),
         (&args.tools, "tools"),
@@ -155,7 +156,9 @@ fn measured(
         .collect();
     loader_variables.sort_unstable();
     if user.is_none() {
-        notes.push("without --user nobody looked whether runs could change these files".to_owned());
+        taken
+            .notes
+            .push("without --user nobody looked whether runs could change these files".to_owned());
     }
     Ok(MeasureView::new(
         measurement,
@@ -163,7 +166,7 @@ fn measured(
         loader_variables,
         user,
         mutable,
-        notes,
+        taken,
     ))
 }
 

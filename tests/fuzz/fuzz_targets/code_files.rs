@@ -1,4 +1,4 @@
-//! Any bytes as a `pyvenv.cfg` and as the head of a script: `cargo fuzz run code_files`, in `tests/`.
+//! Any bytes as a `pyvenv.cfg`, as a `RECORD` and as the head of a script: `cargo fuzz run code_files`, in `tests/`.
 #![no_main]
 
 #[path = "../../../attestors/workload/tests/invariants/code_files.rs"]

@@ -154,3 +154,42 @@ async fn a_class_from_a_measurement_starts_and_a_changed_file_is_refused_until_i
     let ended = launched.await.unwrap().ended().await.unwrap();
     assert_eq!(stage.output(&ended.run_id).await.unwrap(), "anew\n");
 }
+
+#[tokio::test]
+async fn a_module_of_an_environment_starts_and_not_with_another_file_of_its_package() {
+    require!(Need::Root, Need::Python);
+    let stage = Stage::empty().await.unwrap();
+    project(&stage).await;
+    let mut versions = fs::read_dir(stage.at.path("env/lib")).unwrap();
+    let site = versions.next().unwrap().unwrap().path().join("site-packages");
+    fs::create_dir(site.join("agentpkg")).unwrap();
+    public(&site.join("agentpkg/__init__.py"), "GREETING = 'up'\n");
+    public(
+        &site.join("agentpkg/__main__.py"),
+        "import agentpkg, sys\nprint(agentpkg.GREETING, sys.argv[1:])\n",
+    );
+    let command = ["measure", "--", "env/bin/python", "-m", "agentpkg", "x"];
+    let toml = said(vouchsafe(&stage, &command), b"").await;
+    let pool = format!("{}-{}", POOL.0, POOL.1);
+    let create = [
+        "class",
+        "create",
+        "module",
+        "--id",
+        "spiffe://example.org/agent/module",
+        "--from-measurement",
+        "-",
+        "--may-run-on",
+        "any",
+        "--launcher",
+        "uid:0",
+        "--uid-pool",
+        &pool,
+    ];
+    said(vouchsafe(&stage, &create), &toml).await;
+    assert_eq!(output(&stage, request("module", &[])).await, "up ['x']\n");
+    public(&site.join("agentpkg/__init__.py"), "GREETING = 'down'\n");
+    let refused = stage.launch(request("module", &[])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("__init__.py"), "{}", refused.message());
+}

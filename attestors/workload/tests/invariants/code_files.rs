@@ -1,11 +1,27 @@
 //! What must hold of the files that say what code runs, whatever bytes they have.
 
-use vouchsafe_workload_attestors::{Pyvenv, Shebang, ShebangError};
+use vouchsafe_workload_attestors::{Installed, Pyvenv, Shebang, ShebangError};
 
-/// Reads the bytes as a `pyvenv.cfg` and as the head of a script.
+/// Reads the bytes as a `pyvenv.cfg`, as a `RECORD` and as the head of a script.
 pub(crate) fn check(bytes: &[u8]) {
     pyvenv(bytes);
+    record(bytes);
     shebang(bytes);
+}
+
+fn record(bytes: &[u8]) {
+    let Ok(found) = Installed::parse(bytes) else {
+        return;
+    };
+    let mut again = String::new();
+    for file in &found {
+        assert!(!file.path.is_empty() && !file.path.contains('\0'));
+        let hash = file.sha256.as_ref().map(|hash| format!("sha256={hash}"));
+        let hash = hash.unwrap_or_default().replace('"', "\"\"");
+        again.push_str(&format!("\"{}\",\"{hash}\",\n", file.path.replace('"', "\"\"")));
+    }
+    // What it says can be written down and read again.
+    assert_eq!(Installed::parse(again.as_bytes()), Ok(found));
 }
 
 fn pyvenv(bytes: &[u8]) {

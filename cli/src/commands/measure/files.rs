@@ -83,10 +83,11 @@ impl Files {
         (self.listed, self.mutable)
     }
 
-    fn look(&mut self, measured: &Measured) -> Result<(), CliError> {
-        let Some(user) = &self.user else { return Ok(()) };
+    /// Notes a file that the user could change; whether it is one.
+    pub(super) fn look(&mut self, measured: &Measured) -> Result<bool, CliError> {
+        let Some(user) = &self.user else { return Ok(false) };
         let (path, writable) = match measured.out_of_reach_of(user) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(false),
             Err(MeasureError::Writable { path, writable, .. }) => (path, writable),
             Err(other) => return Err(other.into()),
         };
@@ -98,7 +99,7 @@ impl Files {
             owner_uid,
             owner: account.ok().flatten().map(|account| account.name),
         });
-        Ok(())
+        Ok(true)
     }
 }
 

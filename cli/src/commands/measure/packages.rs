@@ -9,6 +9,7 @@ use vouchsafe_workload_attestors::PYTHON_LOCKS;
 use super::PackagesBy;
 use super::command::{Code, Start};
 use super::files::{self, Files};
+use super::installed::{self, Altered};
 use super::python::Python;
 use crate::error::CliError;
 
@@ -31,6 +32,15 @@ pub(super) struct Packages {
     known: bool,
     locks: Vec<PathBuf>,
     records: Vec<PathBuf>,
+}
+
+/// What is to be said of what was taken.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Files that are not what a RECORD says.
+    pub(super) altered: Vec<Altered>,
+    /// More, for people.
+    pub(super) notes: Vec<String>,
 }
 
 impl Packages {
@@ -81,7 +91,7 @@ impl Packages {
         given: &[PathBuf],
         folder: &Path,
         files: &mut Files,
-    ) -> Result<Vec<String>, CliError> {
+    ) -> Result<Taken, CliError> {
         let mut locks = self.locks;
         locks.extend(given.iter().map(|lock| folder.join(lock)));
         let (by_lock, by_record) = match by {
@@ -101,7 +111,7 @@ impl Packages {
             let text = "there is no RECORD of an installed package: let a lock file stand for them (--lock)";
             return Err(CliError::Invalid(text.to_owned()));
         }
-        let mut notes = Vec::new();
+        let mut taken = Taken::default();
         if by_lock {
             for lock in &locks {
                 files.add(lock, "lock")?;
@@ -110,13 +120,17 @@ impl Packages {
         if by_record {
             for record in &self.records {
                 files.add(record, "record")?;
+                if record.ends_with("RECORD") {
+                    taken.altered.extend(installed::check(record, files)?);
+                }
             }
         }
         let any = (by_lock && !locks.is_empty()) || (by_record && !self.records.is_empty());
         if self.known && !any && by != Some(PackagesBy::None) {
-            notes.push("nothing stands for the installed packages: name a lock file with --lock".to_owned());
+            let note = "nothing stands for the installed packages: name a lock file with --lock";
+            taken.notes.push(note.to_owned());
         }
-        Ok(notes)
+        Ok(taken)
     }
 }
 

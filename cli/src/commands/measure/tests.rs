@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::files::Mutable;
+use super::packages::Taken;
 use super::*;
 use crate::commands::class::MeasuredFile;
 
@@ -174,6 +175,31 @@ fn modules_are_found_where_python_finds_them() {
 }
 
 #[test]
+fn files_that_are_not_what_their_record_says_are_named() {
+    let (_folder, at) = folder();
+    let site = at.join("site-packages");
+    for file in ["a/good.py", "a/bad.so", "a/no_hash.pyc"] {
+        empty(&site.join(file));
+    }
+    fs::write(site.join("a/bad.so"), "other").unwrap();
+    let record = site.join("a-1.dist-info/RECORD");
+    empty(&record);
+    let hash = "sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
+    let rows = ["a/good.py", "a/bad.so", "a/gone.py", "../bin/none"];
+    let mut text: String = rows.iter().map(|row| format!("{row},{hash},0\n")).collect();
+    text.push_str("a/no_hash.pyc,,\na-1.dist-info/RECORD,,\n");
+    fs::write(&record, text).unwrap();
+    let check = || installed::check(&record, &mut Files::new(None));
+    let altered = check().unwrap();
+    let names: Vec<&str> = altered.iter().map(|file| file.path.as_str()).collect();
+    let expected = ["a/bad.so", "a/gone.py", "../bin/none"].map(|name| site.join(name).display().to_string());
+    assert_eq!(names, expected);
+    assert!(altered[0].reason.contains("was changed") && altered[1].reason.contains("cannot be read"));
+    fs::write(&record, "a,b\n").unwrap();
+    assert!(check().unwrap_err().to_string().contains("three columns"));
+}
+
+#[test]
 fn locks_of_node_stand_beside_the_nearest_package() {
     let (_folder, at) = folder();
     program(&at.join("bin/node"));
@@ -249,7 +275,7 @@ fn view(path: &str, args: &[&str]) -> MeasureView {
     };
     let argv = args.iter().map(OsString::from).collect();
     let names = vec!["LD_PRELOAD".to_owned()];
-    MeasureView::new(spec, argv, names, Some(user), vec![mutable], Vec::new())
+    MeasureView::new(spec, argv, names, Some(user), vec![mutable], Taken::default())
 }
 
 #[test]

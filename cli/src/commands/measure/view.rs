@@ -6,6 +6,8 @@ use serde::Serialize;
 use vouchsafe_launch::User;
 
 use super::files::Mutable;
+use super::installed::Altered;
+use super::packages::Taken;
 use crate::commands::class::{MeasuredFile, Measurement};
 use crate::output;
 
@@ -14,6 +16,9 @@ const HEAD: &str = "\
 #   vouchsafe class create NAME --id ID --from-measurement FILE --may-run-on NODE --launcher WHO
 # takes it; or write here what else the class is to say (docs/classes.md), and use --file.
 ";
+
+/// Most altered files that are named for people.
+const MAX_NAMED: usize = 20;
 
 /// A user by number.
 #[derive(Debug, Serialize)]
@@ -31,6 +36,7 @@ pub(super) struct MeasureView {
     loader_variables: Vec<String>,
     user: Option<UserView>,
     mutable: Vec<Mutable>,
+    altered: Vec<Altered>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -41,7 +47,7 @@ impl MeasureView {
         loader_variables: Vec<String>,
         user: Option<User>,
         mutable: Vec<Mutable>,
-        notes: Vec<String>,
+        taken: Taken,
     ) -> Self {
         let mut warnings: Vec<String> = mutable
             .iter()
@@ -65,7 +71,19 @@ impl MeasureView {
                 loader_variables.join(", ")
             ));
         }
-        warnings.extend(notes);
+        let altered = taken.altered.iter().take(MAX_NAMED);
+        warnings.extend(altered.map(|file| {
+            format!(
+                "`{}` is not what `{}` says: {}",
+                file.path, file.record, file.reason
+            )
+        }));
+        if let more @ 1.. = taken.altered.len().saturating_sub(MAX_NAMED) {
+            warnings.push(format!(
+                "{more} more files are not what the RECORDs say: install the packages anew"
+            ));
+        }
+        warnings.extend(taken.notes);
         Self {
             spec,
             command: argv
@@ -79,6 +97,7 @@ impl MeasureView {
                 groups: user.groups,
             }),
             mutable,
+            altered: taken.altered,
             warnings,
         }
     }
