@@ -204,12 +204,15 @@ async fn a_command_line_that_lies_about_the_interpreter_gives_no_environment() {
     assert_eq!(reason(&plain, "process:venv"), None);
 }
 
+/// Puts something in the place of a file.
+type Replace = fn(&Path);
+
 #[tokio::test]
 async fn a_configuration_that_is_a_pipe_huge_or_nonsense_holds_nothing_up_and_gives_no_environment() {
     let project = Project::new();
     let config = project.at.join("env/pyvenv.cfg");
     let subject = project.start(&mut Command::new(project.python()));
-    let replace: [(fn(&Path), &str); 4] = [
+    let replace: [(Replace, &str); 4] = [
         (
             |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
             "not a regular file",
