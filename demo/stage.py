@@ -168,7 +168,7 @@ class Stage:
         subprocess.run([interpreter, "-m", "venv", "--without-pip", venv], check=True, stdin=subprocess.DEVNULL)
         self.python = venv / "bin" / "python"
         (inside,) = (venv / "lib").glob("python3*/site-packages")
-        shutil.copytree(site_packages, inside, dirs_exist_ok=True)
+        shutil.copytree(site_packages, inside, dirs_exist_ok=True, ignore=shutil.ignore_patterns("pip", "setuptools"))
         shutil.copytree(agents, self.open / "agents", ignore=shutil.ignore_patterns("__pycache__"))
         other = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if can_become_another_user() else {}
         try:
@@ -183,8 +183,12 @@ class Stage:
 
     def strike(self):
         """End what was started, the last first, and take away what stands outside `home`."""
-        while self.processes:
-            self.processes.pop().end()
+        try:
+            while self.processes:
+                self.processes.pop().end()
+        except Failed:
+            self.strike()
+            raise
         if self.open is not None:
             shutil.rmtree(self.open, ignore_errors=True)
             self.open = None

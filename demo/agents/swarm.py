@@ -58,11 +58,10 @@ def name_in(certificate):
 
 
 def only(peer):
-    """Let in one SPIFFE ID. Whoever else comes with a good SVID is told of by name."""
-    check = authorize_id(SpiffeId(peer))
+    """Let in one SPIFFE ID, or the one that a function gives. Whoever else comes with a good SVID is told of by name."""
 
     def authorized(certificate):
-        good = check(certificate)
+        good = authorize_id(SpiffeId(peer() if callable(peer) else peer))(certificate)
         if not good:
             tell("turned_away", peer=name_in(certificate.to_cryptography()))
         return good
@@ -90,9 +89,10 @@ def write_message(connection, message):
 
 
 def serve(source, peer, take):
-    """Take work from one peer over mTLS, in a thread of its own; tells the address."""
+    """Take work from one peer over mTLS, in a thread of its own; tells the address and returns it."""
     listener = listen("127.0.0.1:0", source, ListenOptions(ServerTlsMode.MTLS, only(peer)))
-    tell("listening", address="%s:%d" % listener.getsockname())
+    address = "%s:%d" % listener.getsockname()
+    tell("listening", address=address)
 
     def loop():
         while True:
@@ -112,6 +112,7 @@ def serve(source, peer, take):
             take(work)
 
     threading.Thread(target=loop, daemon=True).start()
+    return address
 
 
 def hand_over(source, address, peer, work):

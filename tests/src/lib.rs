@@ -5,6 +5,7 @@
 pub mod block;
 pub mod clients;
 pub mod daemons;
+pub mod demos;
 pub mod disk;
 pub mod link;
 pub mod needs;
