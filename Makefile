@@ -2,7 +2,7 @@
 # Everything that is installed for tests and the demo goes to .deps/, which git ignores.
 
 # Each target is a command, not a file.
-.PHONY: help deps build test torture simulation attack sabotage fuzz-smoke deny check bench bench-guard demo clean
+.PHONY: help deps build test torture simulation attack sabotage fuzz-smoke deny check bench bench-guard demo demo-swarm clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -65,6 +65,11 @@ demo: ## three real agent processes get identities and talk mTLS
 	@tools/deps demo
 	@.deps/python/bin/python demo/run
 
+DEFENCE ?= on
+demo-swarm: ## agents of three frameworks start each other, and a shell goes for an identity in vain (root; DEFENCE=off: it gets it)
+	@tools/deps swarm
+	@.deps/swarm/bin/python demo/run-swarm --defence $(DEFENCE)
+
 clean: ## remove what was built and installed here
-	rm -rf .deps demo/.run
+	rm -rf .deps demo/.run demo/.run-swarm
 	cargo clean

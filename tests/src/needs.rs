@@ -20,6 +20,8 @@ pub enum Need {
     Go,
     /// The Java peers, and so a JDK and Maven to build them.
     Java,
+    /// The agent frameworks of `make demo-swarm`.
+    Frameworks,
     /// The right to become another user.
     Root,
     /// Node.js, where every user can reach it.
@@ -50,6 +52,10 @@ impl Need {
             Self::Java => (
                 installed("java"),
                 "the Java peers are not built: install a JDK and Maven, run `make deps`",
+            ),
+            Self::Frameworks => (
+                installed("swarm"),
+                "the agent frameworks are not installed: run `make deps`",
             ),
             Self::Root => (
                 nix::unistd::geteuid().is_root(),
