@@ -65,8 +65,9 @@ demo: ## three real agent processes get identities and talk mTLS
 	@tools/deps demo
 	@.deps/python/bin/python demo/run
 
+# Without a defence, to see that the attacks are real: make demo-swarm DEFENCE=off
 DEFENCE ?= on
-demo-swarm: ## agents of three frameworks start each other, and a shell goes for an identity in vain (root; DEFENCE=off: it gets it)
+demo-swarm: ## agents of real frameworks start each other; a shell of one goes for its identity in vain (as root)
 	@tools/deps swarm
 	@.deps/swarm/bin/python demo/run-swarm --defence $(DEFENCE)
 

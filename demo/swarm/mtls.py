@@ -6,6 +6,7 @@ A context has the SVID of the moment it is made; those of this demo live for min
 
 import os
 import ssl
+from hashlib import sha256
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -18,8 +19,6 @@ def peer_of(connection):
 
 def fingerprint(key):
     """Names a key pair by its public half."""
-    from hashlib import sha256
-
     return sha256(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 

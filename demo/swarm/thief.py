@@ -8,7 +8,9 @@ import json
 import re
 import sys
 
+import grpc
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
+from spiffe import WorkloadApiClient
 
 from mtls import fingerprint
 
@@ -20,9 +22,6 @@ LONGEST = 4096
 
 
 def socket():
-    import grpc
-    from spiffe import WorkloadApiClient
-
     try:
         with WorkloadApiClient(default_timeout=20) as client:
             svid = client.fetch_x509_svid()

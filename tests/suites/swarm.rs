@@ -23,7 +23,7 @@ fn id_of(told: &str, class: &str) -> String {
     start + rest.get(..26).unwrap()
 }
 
-fn at_least_in_order(told: &str, wanted: &[&str]) {
+fn in_order(told: &str, wanted: &[&str]) {
     let mut rest = told;
     for text in wanted {
         let (_, after) = rest
@@ -42,7 +42,7 @@ async fn each_agent_is_known_by_its_run_and_the_shell_of_one_gets_neither_svid_n
         .unwrap();
     let ids = ["tools", "planner", "researcher", "coder"].map(|class| id_of(&told, class));
     let [_, planner, researcher, coder] = ids.each_ref().map(|id| id.rsplit('/').next().unwrap());
-    at_least_in_order(
+    in_order(
         &told,
         &[
             "bash -c '",
@@ -57,7 +57,7 @@ async fn each_agent_is_known_by_its_run_and_the_shell_of_one_gets_neither_svid_n
     );
     assert!(!told.contains("GOT IT"), "{told}");
     let call = |run: &str, rest: &str| format!("run {run}  class {rest}");
-    at_least_in_order(
+    in_order(
         &told,
         &[
             &call(researcher, "researcher  tool search      answered"),
@@ -79,7 +79,7 @@ async fn each_agent_is_known_by_its_run_and_the_shell_of_one_gets_neither_svid_n
     // With the defence off the same attempts succeed, so they are real.
     let told = DEMO.shows(&["--defence", "off"], &[]).await.unwrap();
     let got = format!("GOT IT\n      | {}", id_of(&told, "researcher"));
-    at_least_in_order(
+    in_order(
         &told,
         &[
             "asks the Workload API for the SVID: ",
