@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use anyhow::Context;
 use vouchsafe_tests::clients::interpreter;
 use vouchsafe_tests::demos::Demo;
 use vouchsafe_tests::needs::Need;
@@ -17,20 +18,21 @@ const DEMO: Demo = Demo {
 const NOBODY: u32 = 65_534;
 
 /// The SPIFFE ID of the run of this class, as it is printed last.
-fn id_of(told: &str, class: &str) -> String {
+fn id_of(told: &str, class: &str) -> anyhow::Result<String> {
     let start = format!("spiffe://example.org/agent/{class}/run/");
-    let (_, rest) = told.rsplit_once(&start).expect(&start);
-    start + rest.get(..26).unwrap()
+    let run = told.rsplit_once(&start).and_then(|(_, rest)| rest.get(..26));
+    let run = run.with_context(|| format!("no run of {class} in:\n{told}"))?;
+    Ok(start + run)
 }
 
-fn in_order(told: &str, wanted: &[&str]) {
+/// Whether these texts are printed in this order.
+fn in_order(told: &str, wanted: &[&str]) -> anyhow::Result<()> {
     let mut rest = told;
     for text in wanted {
-        let (_, after) = rest
-            .split_once(text)
-            .unwrap_or_else(|| panic!("`{text}` is missing, or out of order:\n{told}"));
-        rest = after;
+        let found = rest.split_once(text);
+        (_, rest) = found.with_context(|| format!("`{text}` is missing, or out of order:\n{told}"))?;
     }
+    Ok(())
 }
 
 #[tokio::test]
@@ -40,7 +42,7 @@ async fn each_agent_is_known_by_its_run_and_the_shell_of_one_gets_neither_svid_n
         .shows(&[], &["only the run's main process", "2 launched by a run"])
         .await
         .unwrap();
-    let ids = ["tools", "planner", "researcher", "coder"].map(|class| id_of(&told, class));
+    let ids = ["tools", "planner", "researcher", "coder"].map(|class| id_of(&told, class).unwrap());
     let [_, planner, researcher, coder] = ids.each_ref().map(|id| id.rsplit('/').next().unwrap());
     in_order(
         &told,
@@ -54,7 +56,8 @@ async fn each_agent_is_known_by_its_run_and_the_shell_of_one_gets_neither_svid_n
             "looks for the key in its agent's memory: refused",
             "Permission denied: '/proc/",
         ],
-    );
+    )
+    .unwrap();
     assert!(!told.contains("GOT IT"), "{told}");
     let call = |run: &str, rest: &str| format!("run {run}  class {rest}");
     in_order(
@@ -69,7 +72,8 @@ async fn each_agent_is_known_by_its_run_and_the_shell_of_one_gets_neither_svid_n
             &format!("├─ {researcher}  researcher"),
             &format!("└─ {coder}  coder"),
         ],
-    );
+    )
+    .unwrap();
     for id in &ids {
         assert!(told.contains(&format!("revoked: {id}")), "{id}: {told}");
     }
@@ -78,7 +82,7 @@ async fn each_agent_is_known_by_its_run_and_the_shell_of_one_gets_neither_svid_n
         .unwrap();
     // With the defence off the same attempts succeed, so they are real.
     let told = DEMO.shows(&["--defence", "off"], &[]).await.unwrap();
-    let got = format!("GOT IT\n      | {}", id_of(&told, "researcher"));
+    let got = format!("GOT IT\n      | {}", id_of(&told, "researcher").unwrap());
     in_order(
         &told,
         &[
@@ -87,7 +91,8 @@ async fn each_agent_is_known_by_its_run_and_the_shell_of_one_gets_neither_svid_n
             "looks for the key in its agent's memory: ",
             "GOT IT\n      | a private key, of key pair ",
         ],
-    );
+    )
+    .unwrap();
 }
 
 #[test]
