@@ -62,7 +62,7 @@ pub enum CallerError {
     )]
     Absent(PresenceError),
     /// It belongs to a run, and gets nothing by it.
-    #[error("no identity issued: {0}")]
+    #[error("no identity issued")]
     NotServed(#[from] NotServed),
     /// Its user has as many calls open as one may have.
     #[error(
