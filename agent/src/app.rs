@@ -226,12 +226,14 @@ impl App {
         let knowledge = KnowledgeBase::new(config.trust_domain.clone(), None);
         let x509 = X509Cache::new(config.cache.x509_svids);
         let status = Arc::new(Status::new(host.clock.clone()));
+        let runs = runs(&config, &metrics, &upstream);
         let held = Held {
             knowledge: knowledge.clone(),
             x509: x509.clone(),
+            of_runs: runs.shelf().x509.clone(),
             status: Arc::clone(&status),
         };
-        let seal = held.restore(&config, &host, &state)?;
+        let (seal, of_runs) = held.restore(&config, &host, &state)?;
         let (own, own_seen) = watch::channel(None);
         let keeper = seal
             .clone()
@@ -257,7 +259,6 @@ impl App {
         };
         node.check()?;
         let (group, failures) = TaskGroup::new();
-        let runs = runs(&config, &metrics, &upstream);
         let parts = Parts {
             gate: Arc::new(gate(&config, runs.clone())?),
             attestations: metrics.attestations.clone(),
@@ -269,7 +270,9 @@ impl App {
             clock: host.clock.clone(),
             stopping: group.stopping(),
         };
-        let launch = launch::assemble(&config, &host, &parts, &upstream, &group).await?;
+        let launch = launch::assemble(&config, &host, &parts, (&upstream, &own_seen), &group).await?;
+        let clock = &host.clock;
+        parts.runs.restore(of_runs, clock.now(), || clock.jitter());
         let execs = tokio::task::spawn_blocking(ExecWatch::start)
             .await
             .map_err(|e| AppError::Api(e.to_string()))?;

@@ -45,7 +45,7 @@ pub fn membership(run: &Run, main: bool, spiffe_id: String) -> RunMembership {
         spiffe_id,
         launcher_uid: run.launcher.uid,
         parent_run_id: run.launcher.parent.map(String::from).unwrap_or_default(),
-        expires_at: Some(moment(run.expires_at)),
+        expires_at: Some(moment(run.expires_at())),
         calls,
         last_call_at: (last_call > 0).then_some(prost_types::Timestamp {
             seconds: last_call,

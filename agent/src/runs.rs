@@ -7,6 +7,7 @@ pub mod admission;
 pub mod command;
 pub mod keeper;
 pub mod launching;
+pub mod leases;
 pub mod output;
 pub mod record;
 pub mod run;
@@ -114,6 +115,8 @@ struct Table {
     entries: EntryIndex,
     /// The last that ended.
     ended: BTreeSet<RunId>,
+    /// Launch leases.
+    leased: leases::Leased,
 }
 
 impl Runs {

@@ -40,6 +40,8 @@ pub struct Restored {
     pub bundles: Vec<Bundle>,
     /// X.509-SVIDs that have not ended, by entry.
     pub svids: Vec<(EntryId, X509Svid)>,
+    /// The same of runs and launch leases.
+    pub run_svids: Vec<(EntryId, X509Svid)>,
     /// X.509-SVIDs that were left out, because they have ended.
     pub left_out: usize,
     /// When the server was last heard.
@@ -191,14 +193,15 @@ fn usable(loaded: disk::Loaded, now: OffsetDateTime) -> Restored {
     let sealed_at = OffsetDateTime::from_unix_timestamp(loaded.sealed_at).unwrap_or(now);
     let latest = now.max(sealed_at);
     let contents = loaded.contents;
-    let held = contents.svids.len();
-    let svids: Vec<_> = contents
-        .svids
-        .into_iter()
-        .filter(|(_, svid)| !svid.lifetime.is_over(latest))
-        .collect();
+    let held = contents.svids.len() + contents.run_svids.len();
+    let lasting = |svids: Vec<(EntryId, X509Svid)>| -> Vec<_> {
+        let svids = svids.into_iter();
+        svids.filter(|(_, svid)| !svid.lifetime.is_over(latest)).collect()
+    };
+    let (svids, run_svids) = (lasting(contents.svids), lasting(contents.run_svids));
     Restored {
-        left_out: held - svids.len(),
+        left_out: held - svids.len() - run_svids.len(),
+        run_svids,
         entries: contents.entries,
         bundles: contents.bundles,
         svids,

@@ -12,8 +12,10 @@ use time::{Duration, OffsetDateTime};
 use crate::{ClassId, KeyAlgorithm, SignError, Signer, SpiffeId, SpiffeIdError, TaskId, TrustDomain};
 
 mod ecdsa;
+mod lease;
 mod verify;
 
+pub use lease::{LaunchLease, sign_lease, verify_lease};
 pub use verify::{VerifiedSvid, verify_svid};
 
 /// Largest token that is made or read, in bytes.
@@ -42,6 +44,9 @@ pub enum JwtError {
     /// A `typ` other than `JWT` and `JOSE` (JWT-SVID §2.3).
     #[error("the token's type `{0}` is neither `JWT` nor `JOSE`")]
     Type(String),
+    /// A `typ` other than a launch lease's.
+    #[error("the token is not a launch lease")]
+    NotALease,
     /// A claim is missing or of a wrong type.
     #[error("the token's claim `{0}` is missing or of a wrong type")]
     Claim(&'static str),
@@ -167,15 +172,7 @@ pub fn sign_svid(claims: &SvidClaims, key_id: &str, signer: &dyn Signer) -> Resu
             expires_at: claims.expires_at,
         });
     }
-    let alg = match signer.algorithm() {
-        KeyAlgorithm::EcP256 => "ES256",
-    };
-    let header = encode(&HeaderOut {
-        alg,
-        kid: key_id,
-        typ: "JWT",
-    })?;
-    let payload = encode(&ClaimsOut {
+    let payload = ClaimsOut {
         sub: claims.subject.as_str(),
         aud: &claims.audience,
         exp,
@@ -183,7 +180,26 @@ pub fn sign_svid(claims: &SvidClaims, key_id: &str, signer: &dyn Signer) -> Resu
         iss: claims.issuer.as_deref(),
         jti: claims.jti.as_deref(),
         run: claims.run.as_ref(),
+    };
+    sign("JWT", &payload, key_id, signer)
+}
+
+/// A token of this type with these claims.
+fn sign<T: Serialize>(
+    typ: &'static str,
+    claims: &T,
+    key_id: &str,
+    signer: &dyn Signer,
+) -> Result<String, JwtError> {
+    let alg = match signer.algorithm() {
+        KeyAlgorithm::EcP256 => "ES256",
+    };
+    let header = encode(&HeaderOut {
+        alg,
+        kid: key_id,
+        typ,
     })?;
+    let payload = encode(claims)?;
     let mut token = format!("{header}.{payload}");
     let signature = signer.sign(token.as_bytes())?;
     let fixed = match signer.algorithm() {

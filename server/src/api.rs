@@ -42,7 +42,7 @@ use crate::usecases::classes::Classes;
 use crate::usecases::issuing::Issuing;
 use crate::usecases::nodes::Nodes;
 use crate::usecases::registry::Registry;
-use crate::usecases::runs::Runs;
+use crate::usecases::runs::{Leases, Runs};
 use crate::usecases::tokens::Tokens;
 
 /// What the services call.
@@ -68,6 +68,8 @@ pub struct Parts {
     pub classes: Classes,
     /// Writes runs.
     pub runs: Runs,
+    /// Writes leased runs.
+    pub leases: Leases,
     /// Issues SVIDs.
     pub issuing: Issuing,
     /// The authority, for its bundle.

@@ -40,7 +40,7 @@ use crate::usecases::classes::Classes;
 use crate::usecases::issuing::Issuing;
 use crate::usecases::nodes::Nodes;
 use crate::usecases::registry::Registry;
-use crate::usecases::runs::{Runs, Times};
+use crate::usecases::runs::{Leases, Runs, Times};
 use crate::usecases::tokens::Tokens;
 
 pub use error::AppError;
@@ -296,6 +296,7 @@ fn parts(
             Arc::clone(index),
             runs.clone(),
         ),
+        leases: Leases::new(runs.clone(), Arc::clone(ca)),
         runs,
         issuing: Issuing::new(
             trust_domain.clone(),

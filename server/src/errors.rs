@@ -237,8 +237,11 @@ impl ToStatus for RunsError {
             Self::Malformed(e) => bad_request(e),
             Self::TooMany(_) => bad_request(self),
             Self::NotFound(_) => Status::not_found(self.to_string()),
-            Self::Ended { .. } => Status::failed_precondition(self.to_string()),
+            Self::Ended { .. } | Self::NotLeased(_) | Self::Leased(_) => {
+                Status::failed_precondition(self.to_string())
+            }
             Self::Busy(_) | Self::Crowded(_) => Status::aborted(self.to_string()),
+            Self::Ca(e) => e.to_status(),
             Self::Store(e) => e.to_status(),
         }
     }
@@ -260,6 +263,8 @@ impl ToStatus for IssuingError {
             Self::Request(_) | Self::Csr(_) | Self::Identity(_) => bad_request(self),
             Self::NotAuthorized | Self::NoRun(_) => Status::not_found(self.to_string()),
             Self::RunEnded { .. } => Status::failed_precondition(self.to_string()),
+            // The agent is about to say it.
+            Self::Unheard(_) => Status::unavailable(self.to_string()),
             Self::NoChildren(_) | Self::OfClass { .. } => Status::permission_denied(self.to_string()),
             Self::Ca(e) => e.to_status(),
         }

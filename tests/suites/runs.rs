@@ -11,6 +11,8 @@
 mod commands;
 #[path = "runs/identity.rs"]
 mod identity;
+#[path = "runs/leases.rs"]
+mod leases;
 #[path = "runs/life.rs"]
 mod life;
 #[path = "runs/many.rs"]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use tokio::sync::watch;
 use vouchsafe_launch::cgroups::CgroupRoot;
 use vouchsafe_launch::{Config as StarterConfig, Launcher as Starter};
 use vouchsafe_runtime::TaskGroup;
@@ -13,9 +14,11 @@ use super::{AppError, Host, serve};
 use crate::caller::ExecWatch;
 use crate::config::{Config, Limits};
 use crate::metrics::Metrics;
+use crate::node::OwnSvid;
 use crate::runs::command::Sockets;
 use crate::runs::keeper::{Found, Keeper};
 use crate::runs::launching::Launching;
+use crate::runs::leases::Leases;
 use crate::runs::output::Outputs;
 use crate::runs::record::Records;
 use crate::runs::service::Service;
@@ -56,6 +59,7 @@ impl Launch {
         };
         serve::launch(listener, (service, metrics.calls.clone()), execs, limits, group)?;
         group.passing("ends of runs", self.keeper.clone().heed());
+        group.passing("launch leases", self.keeper.clone().keep_leases());
         group.passing("runs of before", self.keeper.take_up(self.found));
         Ok(())
     }
@@ -66,7 +70,7 @@ pub(super) async fn assemble(
     config: &Config,
     host: &Host,
     parts: &Parts,
-    upstream: &Upstream,
+    (upstream, own): (&Upstream, &watch::Receiver<Option<Arc<OwnSvid>>>),
     group: &TaskGroup,
 ) -> Result<Option<Launch>, AppError> {
     let Some(socket) = config.launch.socket.clone() else {
@@ -88,6 +92,12 @@ pub(super) async fn assemble(
         users: Default::default(),
         sockets,
         reported: Default::default(),
+        leases: Leases {
+            knowledge: parts.knowledge.clone(),
+            status: Arc::clone(&parts.status),
+            own: own.clone(),
+            clock: host.clock.clone(),
+        },
     };
     let keeper = Keeper {
         launching,
@@ -100,6 +110,8 @@ pub(super) async fn assemble(
     let found = tokio::task::spawn_blocking(move || launching.find_again(&ends)).await;
     let found = found.map_err(|error| AppError::Launch(error.to_string()))?;
     let found = found.map_err(|error| AppError::Launch(in_full(&error)))?;
+    // What was sealed counts for launching too, until the server is heard.
+    keeper.launching.runs.lease(&parts.knowledge.get());
     Ok(Some(Launch { keeper, found }))
 }
 

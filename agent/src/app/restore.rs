@@ -9,7 +9,9 @@ use vouchsafe_runtime::notify::Notifier;
 
 use super::{AppError, Host};
 use crate::cache::X509Cache;
+use crate::cache::slots::X509Svid;
 use crate::config::Config;
+use crate::entry::EntryId;
 use crate::knowledge::{KnowledgeBase, News, Whole};
 use crate::node::state::StateDir;
 use crate::node::{OwnSvid, stored_id};
@@ -20,8 +22,13 @@ use crate::status::{Status, SyncState};
 pub(super) struct Held {
     pub(super) knowledge: KnowledgeBase,
     pub(super) x509: X509Cache,
+    /// X.509-SVIDs of runs.
+    pub(super) of_runs: X509Cache,
     pub(super) status: Arc<Status>,
 }
+
+/// X.509-SVIDs of runs that live or may be launched: to be taken in once it is known which those are.
+pub(super) type OfRuns = Vec<(EntryId, X509Svid)>;
 
 impl Held {
     /// Opens the sealed state, and takes in what was sealed for the agent whose SVID is stored. What is refused counts
@@ -31,10 +38,11 @@ impl Held {
         config: &Config,
         host: &Host,
         state: &StateDir,
-    ) -> Result<Option<Seal>, AppError> {
+    ) -> Result<(Option<Seal>, OfRuns), AppError> {
         let seal = Seal::open(&config.seal_key, &config.data_dir, host.credentials.as_deref())?;
+        let mut of_runs = OfRuns::new();
         let Some(seal) = seal else {
-            return Ok(None);
+            return Ok((None, of_runs));
         };
         self.status.seal_wanted();
         let now = host.clock.now();
@@ -47,9 +55,10 @@ impl Held {
                 // The digest there is that of the sealed bundle.
                 restored.resume = None;
             }
+            of_runs = std::mem::take(&mut restored.run_svids);
             self.take(restored, &host.clock);
         }
-        Ok(Some(seal))
+        Ok((Some(seal), of_runs))
     }
 
     fn take(&self, restored: Restored, clock: &Clock) {
@@ -57,6 +66,7 @@ impl Held {
             entries,
             bundles,
             svids,
+            run_svids: _,
             left_out,
             heard_at,
             resume,
@@ -90,7 +100,8 @@ impl Held {
         own: watch::Receiver<Option<Arc<OwnSvid>>>,
         clock: &Clock,
     ) -> Keeper {
-        Keeper::new(seal, self.knowledge, self.x509, own, self.status, clock.clone())
+        let caches = (self.x509, self.of_runs);
+        Keeper::new(seal, self.knowledge, caches, own, self.status, clock.clone())
     }
 }
 

@@ -7,8 +7,9 @@ use vouchsafe_identity::{RunId, SpiffeId};
 use vouchsafe_launch::Outcome;
 use vouchsafe_proto::vouchsafe::run::v1::admission_client::AdmissionClient;
 use vouchsafe_proto::vouchsafe::run::v1::{
-    AdmitRunRequest, AdmitRunResponse, Class, DescribeClassRequest, EndRunRequest, NewRunJwtsvidRequest,
-    NewRunX509sviDsRequest, ReportRunsRequest, StartRunRequest, end_run_request, new_run_x509svi_ds_request,
+    AdmitRunRequest, AdmitRunResponse, Class, DescribeClassRequest, EndRunRequest, LeaseRunsRequest,
+    LeaseRunsResponse, LeasedStart, NewRunJwtsvidRequest, NewRunX509sviDsRequest, ReportRunsRequest,
+    StartRunRequest, end_run_request, new_run_x509svi_ds_request,
 };
 
 use super::run::asked_by;
@@ -33,11 +34,18 @@ pub trait Admission: Send + Sync {
     /// [`UpstreamError::NotAdmitted`] with the server's reason, or that the server is away.
     async fn admit(&self, request: AdmitRunRequest) -> Result<AdmitRunResponse, UpstreamError>;
 
-    /// Says that a run's program has been started.
+    /// Renews the launch leases of a class, and fills them up.
+    ///
+    /// # Errors
+    /// As [`Admission::admit`].
+    async fn lease(&self, class: &str, version: u64) -> Result<LeaseRunsResponse, UpstreamError>;
+
+    /// Says that a run's program has been started, and how it was launched if that was by a lease; gives when it ends at the
+    /// latest, in Unix seconds.
     ///
     /// # Errors
     /// [`UpstreamError`].
-    async fn started(&self, run: RunId, pid: i32) -> Result<(), UpstreamError>;
+    async fn started(&self, run: RunId, pid: i32, leased: Option<LeasedStart>) -> Result<i64, UpstreamError>;
 
     /// Says that a run is over; `None`: it never began.
     ///
@@ -73,12 +81,22 @@ impl Admission for Upstream {
         Ok(admitted.await?.into_inner())
     }
 
-    async fn started(&self, run: RunId, pid: i32) -> Result<(), UpstreamError> {
-        let pid = u32::try_from(pid).unwrap_or_default();
-        let run_id = run.to_string();
-        let request = &StartRunRequest { run_id, pid };
+    async fn lease(&self, class: &str, class_version: u64) -> Result<LeaseRunsResponse, UpstreamError> {
+        let class = class.to_owned();
+        let request = &LeaseRunsRequest { class, class_version };
+        let leased =
+            self.call(async |channel| AdmissionClient::new(channel).lease_runs(request.clone()).await);
+        Ok(leased.await?.into_inner())
+    }
+
+    async fn started(&self, run: RunId, pid: i32, leased: Option<LeasedStart>) -> Result<i64, UpstreamError> {
+        let request = &StartRunRequest {
+            run_id: run.to_string(),
+            pid: u32::try_from(pid).unwrap_or_default(),
+            leased,
+        };
         let told = self.call(async |channel| AdmissionClient::new(channel).start_run(request.clone()).await);
-        told.await.map(drop)
+        Ok(told.await?.into_inner().expires_at)
     }
 
     async fn ended(&self, run: RunId, outcome: Option<Outcome>) -> Result<(), UpstreamError> {

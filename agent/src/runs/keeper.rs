@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::watch;
 use vouchsafe_identity::RunId;
 use vouchsafe_launch::{LaunchError, Launched, Outcome, Recovered};
+use vouchsafe_proto::vouchsafe::run::v1::LeasedStart;
 use vouchsafe_runtime::{Clock, TaskGroup};
 
 use super::launching::Launching;
@@ -25,8 +26,8 @@ pub const GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether what a run left behind has gone, and whether what it says grows too long.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// First and longest wait before the server is told again.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
+pub(super) const FIRST_RETRY: Duration = Duration::from_millis(500);
+pub(super) const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How often the server is asked whether runs still live for it of which it does not say so by itself.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How many runs the server is asked of at once.
@@ -100,6 +101,12 @@ impl Default for Reported {
 }
 
 impl Reported {
+    /// Waits for it, however long.
+    pub(super) async fn heard(&self) {
+        let mut reported = self.0.subscribe();
+        let _never_closed = reported.wait_for(|reported| *reported).await;
+    }
+
     /// Waits for it, not for too long.
     ///
     /// # Errors
@@ -142,6 +149,8 @@ pub struct Kept {
     pub place: Option<Place>,
     /// Whether the agent keeps what it says.
     pub output: bool,
+    /// How it was launched by a lease, if the server has not heard of it.
+    pub unheard: Option<LeasedStart>,
 }
 
 /// A run that an earlier life of the agent started.
@@ -149,8 +158,8 @@ pub struct Kept {
 pub enum Found {
     /// It lives.
     Living(Kept),
-    /// It has ended, and the server may not know.
-    Ended(RunId, Outcome),
+    /// It has ended, and the server may not know; nor, if it was launched by a lease, that it began.
+    Ended(RunId, Outcome, Option<LeasedStart>),
 }
 
 impl Launching {
@@ -180,7 +189,8 @@ impl Launching {
                         outcome,
                         cause: Cause::Over,
                     });
-                    found.push(Found::Ended(record.run, outcome));
+                    self.runs.lease_is_used(record.run);
+                    found.push(Found::Ended(record.run, outcome, record.unheard()));
                 }
                 Recovered::Living(launched) => {
                     record.found = record.found.saturating_add(1);
@@ -198,6 +208,7 @@ impl Launching {
                             launched,
                             place: Some(self.users.this(record.uid)),
                             output: record.output,
+                            unheard: record.unheard(),
                         })),
                         Err(error) => {
                             tracing::warn!(run_id = name, error, "a run that cannot be kept is ended");
@@ -212,7 +223,7 @@ impl Launching {
             living
                 || found
                     .iter()
-                    .any(|found| matches!(found, Found::Ended(ended, _) if *ended == run))
+                    .any(|found| matches!(found, Found::Ended(ended, ..) if *ended == run))
         });
         Ok(found)
     }
@@ -224,6 +235,12 @@ impl Keeper {
     pub fn keep(&self, kept: Kept, abandoned: impl Future<Output = ()> + Send + 'static) {
         // It may have been told before the run was here.
         self.heed_of(&self.knowledge.get(), &kept.run);
+        if let Some(told) = kept.unheard.clone() {
+            let (keeper, run) = (self.clone(), Arc::clone(&kept.run));
+            self.group.passing("run of a lease", async move {
+                keeper.tell_launched(&run, told).await;
+            });
+        }
         let keeper = self.clone();
         self.group.passing("run", async move {
             keeper.follow(kept, abandoned).await;
@@ -259,6 +276,8 @@ impl Keeper {
         if kept.output {
             self.launching.outputs.trim(run.id);
         }
+        // It has to begin for the server before it can end.
+        run.known_to_server().await;
         self.tell(run.id, outcome).await;
         self.forget(&run, kept.place).await;
     }
@@ -266,9 +285,9 @@ impl Keeper {
     /// Waits for what ends a run before it ends by itself.
     async fn cause(&self, run: &Arc<Run>, output: bool, abandoned: impl Future<Output = ()>) -> Cause {
         let expired = async {
-            while self.clock.now() < run.expires_at {
+            while self.clock.now() < run.expires_at() {
                 self.clock
-                    .sleep_until_or_back(self.clock.now(), run.expires_at)
+                    .sleep_until_or_back(self.clock.now(), run.expires_at())
                     .await;
             }
         };
@@ -325,10 +344,15 @@ impl Keeper {
                     tracing::info!(run_id = %kept.run.id, class = %kept.run.class, "a run lives on");
                     self.keep(kept, std::future::pending());
                 }
-                Found::Ended(run, outcome) => ended.push((run, outcome)),
+                Found::Ended(run, outcome, unheard) => ended.push((run, outcome, unheard)),
             }
         }
-        for (run, outcome) in ended {
+        for (run, outcome, unheard) in ended {
+            if let Some(told) = unheard
+                && let Err(error) = self.launched_by_lease(run, 0, told).await
+            {
+                tracing::warn!(run_id = %run, %error, "the server does not take a run that was launched by a lease");
+            }
             self.tell(run, outcome).await;
             if let Err(error) = self.launching.starter.forget(&run.to_string()) {
                 tracing::warn!(run_id = %run, %error, "what is left of a run cannot be removed");
@@ -388,6 +412,7 @@ impl Keeper {
         let mut changes = self.knowledge.changes();
         loop {
             let known = Arc::clone(&changes.borrow_and_update());
+            self.launching.runs.lease(&known);
             for run in self.launching.runs.all() {
                 self.heed_of(&known, &run);
             }

@@ -7,9 +7,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use prost::Message;
 use time::OffsetDateTime;
 use tonic::{Code, Status};
-use vouchsafe_identity::{ClassName, RunId, SpiffeId};
+use vouchsafe_identity::{ClassName, RunId, RunIdentity, SpiffeId};
 use vouchsafe_launch::{LaunchError, Launched, Launcher as Starter, Plan, Prepared, Stdio, User};
 use vouchsafe_proto::vouchsafe::launch::v1::LaunchRequest;
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
@@ -17,6 +18,7 @@ use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use super::admission::Admission;
 use super::command::{Command, CommandError, Sockets};
 use super::keeper::Reported;
+use super::leases::{Leases, NoLease};
 use super::output::Outputs;
 use super::record::{Records, RunRecord};
 use super::run::{self, Cause};
@@ -68,6 +70,14 @@ pub enum LaunchingError {
         /// What went wrong.
         source: io::Error,
     },
+    /// The server is away, and there is no lease to launch by.
+    #[error("the run was not admitted, for the server is away ({away}), and {none}")]
+    NoLease {
+        /// Why the server was not asked.
+        away: String,
+        /// Why there is no lease.
+        none: NoLease,
+    },
     /// What the server sent cannot be used.
     #[error("the server's answer cannot be used: {0}")]
     Nonsense(String),
@@ -100,10 +110,8 @@ impl From<LaunchingError> for Status {
                 return (**status).clone();
             }
             LaunchingError::Caller(status) => return status.clone(),
-            LaunchingError::Admission(error) if error.is_temporary() => {
-                let text = format!("the run was not admitted, for the server is away: {error}");
-                return Self::unavailable(text);
-            }
+            LaunchingError::NoLease { .. } => Code::Unavailable,
+            LaunchingError::Admission(error) if error.is_temporary() => Code::Unavailable,
             LaunchingError::OtherUser { .. } | LaunchingError::Admission(_) | LaunchingError::Start(_) => {
                 Code::FailedPrecondition
             }
@@ -158,6 +166,8 @@ pub struct Launching {
     pub sockets: Sockets,
     /// Whether the server has heard which runs live here.
     pub reported: Reported,
+    /// For launching while it is away.
+    pub leases: Leases,
 }
 
 impl std::fmt::Debug for Launching {
@@ -177,6 +187,8 @@ pub struct AdmittedRun {
     pub expires_at: OffsetDateTime,
     class: ClassName,
     inherit: run::Inherit,
+    /// How it is launched by a lease, if it is.
+    unheard: Option<proto::LeasedStart>,
 }
 
 /// A run that runs.
@@ -194,6 +206,8 @@ pub struct Begun {
     pub dropped: Vec<String>,
     /// What shields it from others of its user.
     pub in_force: vouchsafe_launch::InForce,
+    /// How it was launched by a lease, if it was.
+    pub unheard: Option<proto::LeasedStart>,
 }
 
 /// What is to be started, as whom.
@@ -258,10 +272,10 @@ impl Launching {
         })
     }
 
-    /// Has the server admit the run.
+    /// Has the server admit the run; while it is away, takes a lease.
     ///
     /// # Errors
-    /// [`LaunchingError::Admission`].
+    /// [`LaunchingError::Admission`], [`LaunchingError::NoLease`].
     pub async fn admit(
         &self,
         request: &LaunchRequest,
@@ -269,7 +283,6 @@ impl Launching {
         asker: &Asker,
         intended: &Intended,
     ) -> Result<AdmittedRun, LaunchingError> {
-        self.reported.wait().await?;
         let spec = class.spec.clone().unwrap_or_default();
         let isolation = match intended.command.isolation {
             vouchsafe_launch::Isolation::Process => proto::Isolation::Process,
@@ -290,16 +303,36 @@ impl Launching {
             isolation: isolation.into(),
             measured_sha256: measured(&intended.command),
         };
-        let answer = self.admission.admit(asked).await?;
-        let nonsense = |error: &dyn std::fmt::Display| LaunchingError::Nonsense(error.to_string());
-        let expires_at = OffsetDateTime::from_unix_timestamp(answer.expires_at);
+        let inherit = spec.inherit().into();
+        let away = match self.leases.is_server_away() {
+            true => "it has not been reached of late".to_owned(),
+            false => match self.ask(&asked).await {
+                Ok(answer) => return admitted(&answer, name(class)?, inherit),
+                Err(error) if error.is_temporary() => error.to_string(),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let taken = self.leases.take(&self.runs, &asked);
+        let lease = taken.map_err(|none| LaunchingError::NoLease { away, none })?;
+        let identity = RunIdentity::parse(&lease.run);
+        let identity =
+            identity.ok_or_else(|| LaunchingError::Nonsense(format!("`{}` is no run", lease.run)))?;
         Ok(AdmittedRun {
-            run: RunId::new(&answer.run_id).map_err(|error| nonsense(&error))?,
-            spiffe_id: SpiffeId::new(&answer.spiffe_id).map_err(|error| nonsense(&error))?,
-            expires_at: expires_at.map_err(|error| nonsense(&error))?,
-            class: name(class)?,
-            inherit: spec.inherit().into(),
+            run: identity.run,
+            spiffe_id: lease.run,
+            expires_at: lease.expires_at,
+            class: lease.class,
+            inherit,
+            unheard: Some(proto::LeasedStart {
+                admission: Some(asked),
+                started_at: self.leases.clock.now().unix_timestamp(),
+            }),
         })
+    }
+
+    async fn ask(&self, asked: &proto::AdmitRunRequest) -> Result<proto::AdmitRunResponse, UpstreamError> {
+        self.reported.wait().await?;
+        self.admission.admit(asked.clone()).await
     }
 
     /// Starts an admitted run. It is registered, here and on disk, before its program runs. Blocks.
@@ -352,6 +385,7 @@ impl Launching {
         };
         let prepared = self.starter.prepare(plan)?;
         let in_force = prepared.in_force();
+        let unheard = admitted.unheard.clone();
         let run = self.register(&prepared, asker, uid, admitted, (request.task.clone(), output))?;
         // From here on its processes are known to be its own.
         match prepared.release() {
@@ -362,6 +396,7 @@ impl Launching {
                 place,
                 dropped,
                 in_force,
+                unheard,
             }),
             Err(error) => {
                 self.runs.end(&run, Cause::NotStarted);
@@ -407,6 +442,7 @@ impl Launching {
             group,
             output,
             found: 0,
+            unheard: admitted.unheard.map(|told| hex::encode(told.encode_to_vec())),
         };
         self.records
             .put(&record)
@@ -441,6 +477,24 @@ impl Launching {
     }
 }
 
+/// A run that the server admitted.
+fn admitted(
+    answer: &proto::AdmitRunResponse,
+    class: ClassName,
+    inherit: run::Inherit,
+) -> Result<AdmittedRun, LaunchingError> {
+    let nonsense = |error: &dyn std::fmt::Display| LaunchingError::Nonsense(error.to_string());
+    let expires_at = OffsetDateTime::from_unix_timestamp(answer.expires_at);
+    Ok(AdmittedRun {
+        run: RunId::new(&answer.run_id).map_err(|error| nonsense(&error))?,
+        spiffe_id: SpiffeId::new(&answer.spiffe_id).map_err(|error| nonsense(&error))?,
+        expires_at: expires_at.map_err(|error| nonsense(&error))?,
+        class,
+        inherit,
+        unheard: None,
+    })
+}
+
 fn name(class: &proto::Class) -> Result<ClassName, LaunchingError> {
     ClassName::new(&class.name).map_err(|error| LaunchingError::Nonsense(error.to_string()))
 }
@@ -462,7 +516,7 @@ fn launcher(asker: &Asker, spec: &proto::ClassSpec) -> proto::Launcher {
 }
 
 /// Whether a class's rule may be about this id. The server decides.
-fn covers(rule: &str, id: &SpiffeId) -> bool {
+pub(super) fn covers(rule: &str, id: &SpiffeId) -> bool {
     match rule.strip_suffix("/**") {
         Some(prefix) => id
             .as_str()

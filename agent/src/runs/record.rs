@@ -5,9 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use prost::Message;
 use serde::{Deserialize, Serialize};
 use vouchsafe_identity::{ClassName, RunId, SpiffeId};
 use vouchsafe_launch::verify::Wanted;
+use vouchsafe_proto::vouchsafe::run::v1::LeasedStart;
 
 use super::run::{Inherit, Launcher};
 
@@ -45,6 +47,9 @@ pub struct RunRecord {
     pub output: bool,
     /// How often an agent has found it again.
     pub found: u32,
+    /// How it was launched, if that was by a lease and the server has not heard of it: a message in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unheard: Option<String>,
 }
 
 impl RunRecord {
@@ -54,6 +59,13 @@ impl RunRecord {
             uid: self.launcher_uid,
             parent: self.parent,
         }
+    }
+
+    /// How it was launched by a lease, if the server has not heard of it.
+    pub fn unheard(&self) -> Option<LeasedStart> {
+        let bytes = hex::decode(self.unheard.as_ref()?).unwrap_or_default();
+        // What cannot be read the server refuses, and the run ends.
+        Some(LeasedStart::decode(bytes.as_slice()).unwrap_or_default())
     }
 
     /// What its main process must be like.
@@ -152,6 +164,7 @@ mod tests {
             group: Some((9, "/a/b".to_owned())),
             output: false,
             found: 0,
+            unheard: Some(hex::encode(LeasedStart::default().encode_to_vec())),
         }
     }
 

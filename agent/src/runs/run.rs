@@ -87,8 +87,10 @@ pub struct Run {
     pub launcher: Launcher,
     /// What it works on; may be empty.
     pub task: String,
-    /// Until when it may live.
-    pub expires_at: OffsetDateTime,
+    /// When it ends at the latest, in Unix seconds.
+    expires_at: AtomicI64,
+    /// That the server knows of it; until then it was launched by a lease.
+    heard: CancellationToken,
     pub(super) process: ProcessIdentity,
     pub(super) group: Option<String>,
     pub(super) entry: Arc<Entry>,
@@ -119,7 +121,10 @@ impl Run {
         let identity = RunIdentity::parse(&record.spiffe_id)
             .filter(|identity| identity.run == record.run && identity.child.is_none())
             .ok_or_else(|| format!("`{}` is not the id of run {}", record.spiffe_id, record.run))?;
-        let expires_at = OffsetDateTime::from_unix_timestamp(record.expires_at);
+        let heard = CancellationToken::new();
+        if record.unheard.is_none() {
+            heard.cancel();
+        }
         let entry = entry(record.run.to_string(), record.spiffe_id.clone(), true);
         Ok(Self {
             id: record.run,
@@ -128,7 +133,8 @@ impl Run {
             inherit: record.inherit,
             launcher: record.launcher(),
             task: record.task.clone(),
-            expires_at: expires_at.map_err(|error| error.to_string())?,
+            expires_at: AtomicI64::new(record.expires_at),
+            heard,
             process,
             group: record.group.as_ref().map(|(_, path)| path.clone()),
             entry: Arc::new(entry),
@@ -149,6 +155,25 @@ impl Run {
     /// The main process.
     pub fn main(&self) -> &PidFd {
         &self.main
+    }
+
+    /// When it ends at the latest.
+    pub fn expires_at(&self) -> OffsetDateTime {
+        let at = OffsetDateTime::from_unix_timestamp(self.expires_at.load(Ordering::Relaxed));
+        at.unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+
+    /// The server has heard that it was launched; until when it may live, if it may.
+    pub(super) fn heard(&self, expires_at: Option<i64>) {
+        if let Some(expires_at) = expires_at {
+            self.expires_at.store(expires_at, Ordering::Relaxed);
+        }
+        self.heard.cancel();
+    }
+
+    /// Waits until the server knows of it.
+    pub(super) async fn known_to_server(&self) {
+        self.heard.cancelled().await;
     }
 
     /// Says that one of its processes was answered.
@@ -258,7 +283,7 @@ pub(super) fn asked_by(id: &EntryId) -> Option<(String, u32)> {
 }
 
 /// A run as what SVIDs rest on. No selector leads to it.
-fn entry(id: String, spiffe_id: SpiffeId, prefetch: bool) -> Entry {
+pub(super) fn entry(id: String, spiffe_id: SpiffeId, prefetch: bool) -> Entry {
     Entry {
         id: EntryId::from(id.as_str()),
         version: EntryVersion {

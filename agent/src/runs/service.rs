@@ -216,27 +216,30 @@ impl Service {
             place,
             dropped,
             in_force,
+            unheard,
         } = match begun {
             Ok(begun) => begun,
             Err(error) => {
+                launching.runs.drop_lease(id);
                 self.never_started(id);
                 return Err(error.into());
             }
         };
         let pid = run.main().pid().unwrap_or_default();
-        tracing::info!(run_id = %id, class = %run.class, spiffe_id = %run.spiffe_id, pid, uid, launcher_uid = asker.uid, "a run has been launched");
+        tracing::info!(run_id = %id, class = %run.class, spiffe_id = %run.spiffe_id, pid, uid, launcher_uid = asker.uid, by_lease = unheard.is_some(), "a run has been launched");
         let _launcher_may_be_gone = events.send(Ok(started(&run, pid, uid, in_force, dropped))).await;
-        self.follow_begun(
-            request,
-            Kept {
-                run,
-                launched,
-                place,
-                output,
-            },
-            events,
-        );
-        self.say_started(id, pid);
+        let by_lease = unheard.is_some();
+        let kept = Kept {
+            run,
+            launched,
+            place,
+            output,
+            unheard,
+        };
+        self.follow_begun(request, kept, events);
+        if !by_lease {
+            self.say_started(id, pid);
+        }
         Ok(())
     }
 
@@ -296,7 +299,7 @@ impl Service {
     fn say_started(&self, run: RunId, pid: i32) {
         let keeper = self.keeper.clone();
         self.keeper.group.passing("start of a run", async move {
-            if let Err(error) = keeper.launching.admission.started(run, pid).await {
+            if let Err(error) = keeper.launching.admission.started(run, pid, None).await {
                 // The server ends it as never started, which the agent hears.
                 tracing::warn!(run_id = %run, %error, "the server did not hear that a run was started");
             }
@@ -380,7 +383,7 @@ fn admitted(run: &Run) -> api::LaunchEvent {
     event(api::launch_event::Event::Admitted(api::Admitted {
         run_id: run.id.to_string(),
         spiffe_id: run.spiffe_id.to_string(),
-        expires_at: run.expires_at.unix_timestamp(),
+        expires_at: run.expires_at().unix_timestamp(),
     }))
 }
 

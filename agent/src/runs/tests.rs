@@ -60,6 +60,7 @@ fn record() -> RunRecord {
         group: None,
         output: false,
         found: 0,
+        unheard: None,
     }
 }
 

@@ -34,6 +34,9 @@ pub struct Keeper {
     known: watch::Receiver<Arc<Knowledge>>,
     x509: X509Cache,
     svids: watch::Receiver<u64>,
+    /// The same of runs.
+    of_runs: X509Cache,
+    run_svids: watch::Receiver<u64>,
     own: watch::Receiver<Option<Arc<OwnSvid>>>,
     status: Arc<Status>,
     clock: Clock,
@@ -52,7 +55,7 @@ impl Keeper {
     pub fn new(
         seal: Seal,
         knowledge: KnowledgeBase,
-        x509: X509Cache,
+        (x509, of_runs): (X509Cache, X509Cache),
         own: watch::Receiver<Option<Arc<OwnSvid>>>,
         status: Arc<Status>,
         clock: Clock,
@@ -63,6 +66,8 @@ impl Keeper {
             knowledge,
             svids: x509.changes(),
             x509,
+            run_svids: of_runs.changes(),
+            of_runs,
             own,
             status,
             clock,
@@ -115,6 +120,7 @@ impl Keeper {
             () = stopping.cancelled() => true,
             changed = self.known.changed() => changed.is_err(),
             changed = self.svids.changed() => changed.is_err(),
+            changed = self.run_svids.changed() => changed.is_err(),
             changed = self.own.changed() => changed.is_err(),
         }
     }
@@ -122,6 +128,7 @@ impl Keeper {
     async fn write(&mut self) -> Result<(), ()> {
         self.known.mark_unchanged();
         self.svids.mark_unchanged();
+        self.run_svids.mark_unchanged();
         let own = self.own.borrow_and_update().clone();
         let known = self.knowledge.get();
         // Before the agent has joined and heard the server there is nothing to seal.
@@ -132,6 +139,7 @@ impl Keeper {
         let snapshot = Snapshot {
             known,
             svids: self.x509.snapshot(),
+            run_svids: self.of_runs.snapshot(),
             heard_at: self.status.sync().last_heard,
         };
         let before = self.written.take().filter(|written| written.agent == agent);

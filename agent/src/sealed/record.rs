@@ -1,5 +1,5 @@
-//! What a frame says: changes of entries, bundles, classes, runs, revocations and X.509-SVIDs, as protobuf messages of our own. What cannot be
-//! turned into our types condemns the whole: it was sealed by us, so it is damage of another kind.
+//! What a frame says: changes of entries, bundles, classes, runs, revocations and X.509-SVIDs, as protobuf messages of our own.
+//! What cannot be turned into our types condemns the whole: it was sealed by us, so it is damage of another kind.
 
 mod reader;
 
@@ -38,7 +38,10 @@ pub struct Batch {
 #[derive(Clone, PartialEq, Message)]
 pub struct Change {
     /// Which.
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(
+        oneof = "Kind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
+    )]
     pub kind: Option<Kind>,
 }
 
@@ -87,6 +90,13 @@ pub enum Kind {
     /// The revocation of the run of this id is over.
     #[prost(string, tag = "14")]
     RevocationGone(String),
+    /// An X.509-SVID of a run or of a launch lease is new, or replaces another: apart from those of entries, whose ids an
+    /// operator may choose.
+    #[prost(message, tag = "15")]
+    RunSvid(SvidRecord),
+    /// The X.509-SVID of this run is gone.
+    #[prost(string, tag = "16")]
+    RunSvidGone(String),
 }
 
 /// A place in the server's log of changes. The digest of the set is reckoned again from what is sealed.
@@ -422,6 +432,11 @@ impl Change {
     /// An X.509-SVID is new, or replaces another.
     pub fn svid(entry: &EntryId, svid: &X509Svid) -> Self {
         Kind::Svid(SvidRecord::of(entry, svid)).into()
+    }
+
+    /// The same of a run.
+    pub fn run_svid(run: &EntryId, svid: &X509Svid) -> Self {
+        Kind::RunSvid(SvidRecord::of(run, svid)).into()
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Snapshot {
     pub(super) known: Arc<Knowledge>,
     /// X.509-SVIDs by entry.
     pub(super) svids: HashMap<EntryId, Arc<X509Svid>>,
+    /// X.509-SVIDs of runs and launch leases.
+    pub(super) run_svids: HashMap<EntryId, Arc<X509Svid>>,
     /// When the server was last heard.
     pub(super) heard_at: Option<OffsetDateTime>,
 }
@@ -29,12 +31,14 @@ impl Snapshot {
         let entries = self.known.entries.iter().map(|entry| Change::entry(entry));
         let bundles = self.known.bundles.values().map(|bundle| Change::bundle(bundle));
         let svids = self.svids.iter().map(|(id, svid)| Change::svid(id, svid));
+        let of_runs = self.run_svids.iter();
+        let of_runs = of_runs.map(|(id, svid)| Change::run_svid(id, svid));
         let place = [Change::resume(self.known.resume.as_ref())];
         let classes = self.known.classes.values().map(|class| class_record(class));
         let runs = self.known.runs.values().map(|run| run_record(run));
         let revoked = self.known.revoked.values().map(|one| revocation_record(one));
         let all = entries.chain(bundles).chain(svids).chain(classes).chain(runs);
-        let all = all.chain(revoked).chain(place);
+        let all = all.chain(of_runs).chain(revoked).chain(place);
         all.chain(self.heard()).collect()
     }
 
@@ -52,16 +56,12 @@ impl Snapshot {
                 changes.push(Kind::BundleGone(trust_domain.name().to_owned()).into());
             }
         }
-        for (id, svid) in &self.svids {
-            if !before.svids.get(id).is_some_and(|old| Arc::ptr_eq(old, svid)) {
-                changes.push(Change::svid(id, svid));
-            }
-        }
-        for id in before.svids.keys() {
-            if !self.svids.contains_key(id) {
-                changes.push(Kind::SvidGone(id.to_string()).into());
-            }
-        }
+        let (put, gone) = svids_since(&before.svids, &self.svids);
+        changes.extend(put.map(|(id, svid)| Change::svid(id, svid)));
+        changes.extend(gone.map(|id| Kind::SvidGone(id.to_string()).into()));
+        let (put, gone) = svids_since(&before.run_svids, &self.run_svids);
+        changes.extend(put.map(|(id, svid)| Change::run_svid(id, svid)));
+        changes.extend(gone.map(|id| Kind::RunSvidGone(id.to_string()).into()));
         self.runs_since(before, &mut changes);
         self.revoked_since(before, &mut changes);
         if !changes.is_empty() {
@@ -132,6 +132,20 @@ impl Snapshot {
 
 fn class_record(class: &Class) -> Change {
     Kind::Class(Box::new(class.clone())).into()
+}
+
+/// Those of `new` that differ from `old`, and the ids that are gone.
+fn svids_since<'a>(
+    old: &'a HashMap<EntryId, Arc<X509Svid>>,
+    new: &'a HashMap<EntryId, Arc<X509Svid>>,
+) -> (
+    impl Iterator<Item = (&'a EntryId, &'a Arc<X509Svid>)>,
+    impl Iterator<Item = &'a EntryId>,
+) {
+    let put = new
+        .iter()
+        .filter(|(id, svid)| !old.get(*id).is_some_and(|old| Arc::ptr_eq(old, svid)));
+    (put, old.keys().filter(|id| !new.contains_key(*id)))
 }
 
 fn run_record(run: &LiveRun) -> Change {

@@ -45,6 +45,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         known: knowledge.get(),
         svids,
+        run_svids: HashMap::new(),
         heard_at: Some(at(1)),
     }
 }
@@ -188,7 +189,7 @@ async fn what_comes_while_the_last_write_is_under_way_is_sealed_too() {
     let keeper = Keeper::new(
         seal.clone(),
         knowledge.clone(),
-        X509Cache::new(10),
+        (X509Cache::new(10), X509Cache::new(10)),
         own,
         Arc::new(Status::new(clock.clone())),
         clock,

@@ -135,6 +135,8 @@ pub(crate) enum State {
     Running,
     /// Over.
     Ended,
+    /// Launch leases: not launched, as far as the server knows.
+    Leased,
     /// All that the server still knows.
     All,
 }
@@ -185,6 +187,7 @@ impl From<proto::Run> for RunView {
             RunState::Admitted => "admitted",
             RunState::Running => "running",
             RunState::Ended => "ended",
+            RunState::Leased => "leased",
             RunState::Unspecified => "unknown",
         };
         let isolation = match run.isolation() {
@@ -356,6 +359,7 @@ fn states(state: State) -> &'static [RunState] {
         State::Admitted => &[RunState::Admitted],
         State::Running => &[RunState::Running],
         State::Ended => &[RunState::Ended],
+        State::Leased => &[RunState::Leased],
         State::All => &[],
     }
 }

@@ -73,6 +73,11 @@ fn check_header(header: &Header) -> Result<Algorithm, JwtError> {
     {
         return Err(JwtError::Type(typ.clone()));
     }
+    algorithm(header)
+}
+
+/// The algorithm, if it is one that JWT-SVID lists.
+pub(super) fn algorithm(header: &Header) -> Result<Algorithm, JwtError> {
     match header.alg.as_str() {
         "ES256" => Ok(Algorithm::ES256),
         "ES384" => Ok(Algorithm::ES384),
@@ -87,7 +92,7 @@ fn check_header(header: &Header) -> Result<Algorithm, JwtError> {
 }
 
 /// Tries the key that the token names or, as `kid` is optional (JWT-SVID §2.2), each key that fits.
-fn verify_signature(
+pub(super) fn verify_signature(
     token: &str,
     header: &Header,
     algorithm: Algorithm,

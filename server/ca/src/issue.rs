@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
-use vouchsafe_identity::jwt::{RunClaims, SvidClaims, sign_svid};
+use vouchsafe_identity::jwt::{LaunchLease, RunClaims, SvidClaims, sign_lease, sign_svid};
 use vouchsafe_identity::public_key::CheckedKey;
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::x509::issue::{Issuer, SvidRequest, issue_svid};
@@ -145,16 +145,33 @@ impl Signing {
         }
     }
 
+    fn jwt_issuer(&self, now: OffsetDateTime) -> Result<&JwtIssuer, CaError> {
+        let issuer = self.jwt.issuer("JWT")?;
+        match issuer.expires_at > now {
+            true => Ok(issuer),
+            false => Err(CaError::NoActiveAuthority("JWT")),
+        }
+    }
+
+    /// Signs a lease, which ends with the key that signs it.
+    pub(crate) fn lease(
+        &self,
+        mut lease: LaunchLease,
+        now: OffsetDateTime,
+    ) -> Result<(String, LaunchLease), CaError> {
+        let issuer = self.jwt_issuer(now)?;
+        lease.expires_at = lease.expires_at.min(issuer.expires_at);
+        let token = sign_lease(&lease, &issuer.key_id, issuer.signer.as_ref())?;
+        Ok((token, lease))
+    }
+
     pub(crate) fn jwt(
         &self,
         config: &CaConfig,
         request: &JwtRequest,
         now: OffsetDateTime,
     ) -> Result<IssuedJwt, CaError> {
-        let issuer = self.jwt.issuer("JWT")?;
-        if issuer.expires_at <= now {
-            return Err(CaError::NoActiveAuthority("JWT"));
-        }
+        let issuer = self.jwt_issuer(now)?;
         if request.audience.is_empty() || request.audience.iter().any(String::is_empty) {
             return Err(CaError::Request(
                 "a JWT-SVID needs at least one audience, and none may be empty".to_owned(),

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, Notify, watch};
 use vouchsafe_audit::Draft;
+use vouchsafe_identity::jwt::LaunchLease;
 use vouchsafe_identity::secret::Secret;
 use vouchsafe_identity::x509::CertifiedChain;
 use vouchsafe_identity::{Bundle, KeyAlgorithm, X509Authority};
@@ -349,6 +350,14 @@ impl CaManager {
     /// [`CaError`] when no key is active, or the request has no audience.
     pub fn issue_jwt(&self, request: &JwtRequest) -> Result<IssuedJwt, CaError> {
         self.signing.load().jwt(&self.config, request, self.clock.now())
+    }
+
+    /// Signs a launch lease. It ends as it says, or with the JWT key that signs it.
+    ///
+    /// # Errors
+    /// [`CaError`] when no key is active.
+    pub fn issue_lease(&self, lease: LaunchLease) -> Result<(String, LaunchLease), CaError> {
+        self.signing.load().lease(lease, self.clock.now())
     }
 
     /// The bundle of our trust domain.

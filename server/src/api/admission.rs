@@ -5,9 +5,9 @@ use tonic::{Request, Response, Status};
 use vouchsafe_proto::vouchsafe::run::v1::admission_server::Admission;
 use vouchsafe_proto::vouchsafe::run::v1::{
     AdmitRunRequest, AdmitRunResponse, Class, DescribeClassRequest, EndRunRequest, EndRunResponse,
-    NewRunJwtsvidRequest, NewRunJwtsvidResponse, NewRunX509sviDsRequest, NewRunX509sviDsResponse,
-    ReportRunsRequest, ReportRunsResponse, RunX509svid, StartRunRequest, StartRunResponse,
-    new_run_x509svi_ds_response,
+    LeaseRunsRequest, LeaseRunsResponse, NewRunJwtsvidRequest, NewRunJwtsvidResponse, NewRunX509sviDsRequest,
+    NewRunX509sviDsResponse, ReportRunsRequest, ReportRunsResponse, RunX509svid, StartRunRequest,
+    StartRunResponse, new_run_x509svi_ds_response,
 };
 
 use super::{Api, call, refuse};
@@ -56,18 +56,46 @@ impl Admission for Api {
         }))
     }
 
+    async fn lease_runs(
+        &self,
+        request: Request<LeaseRunsRequest>,
+    ) -> Result<Response<LeaseRunsResponse>, Status> {
+        let call = call(&request)?;
+        let node = call.agent().map_err(|status| *status)?;
+        let LeaseRunsRequest {
+            class: name,
+            class_version,
+        } = request.into_inner();
+        call.fact("class", name.as_str());
+        let name = class::name(&name).map_err(refuse)?;
+        let leased = self
+            .leases
+            .renew(&call.origin(), node, &name, class_version)
+            .await;
+        let leased = leased.map_err(refuse)?;
+        call.fact("count", leased.held.to_string());
+        Ok(Response::new(LeaseRunsResponse {
+            held: u32::try_from(leased.held).unwrap_or(u32::MAX),
+            expires_at: leased.expires_at.map_or(0, |at| at.unix_timestamp()),
+        }))
+    }
+
     async fn start_run(
         &self,
         request: Request<StartRunRequest>,
     ) -> Result<Response<StartRunResponse>, Status> {
         let call = call(&request)?;
         let node = call.agent().map_err(|status| *status)?;
-        let StartRunRequest { run_id, pid } = request.into_inner();
+        let StartRunRequest { run_id, pid, leased } = request.into_inner();
         let id = run::run_id(&run_id).map_err(refuse)?;
         call.fact("run", run_id);
-        let started = self.runs.start(&call.origin(), node, id, pid).await;
-        started.map_err(refuse)?;
-        Ok(Response::new(StartRunResponse {}))
+        let (origin, leased) = (call.origin(), leased.map(run::leased_start));
+        let started = match leased.transpose().map_err(refuse)? {
+            Some(told) => self.leases.launched(&origin, node, (id, pid), &told).await,
+            None => self.runs.start(&origin, node, id, pid).await,
+        };
+        let expires_at = started.map_err(refuse)?.expires_at.unix_timestamp();
+        Ok(Response::new(StartRunResponse { expires_at }))
     }
 
     async fn end_run(&self, request: Request<EndRunRequest>) -> Result<Response<EndRunResponse>, Status> {

@@ -258,6 +258,7 @@ const TABLE: &[(&str, Rule)] = &[
     ("/vouchsafe.run.v1.Runs/ListRevocations", OPERATOR),
     ("/vouchsafe.run.v1.Admission/DescribeClass", AGENT),
     ("/vouchsafe.run.v1.Admission/AdmitRun", AGENT),
+    ("/vouchsafe.run.v1.Admission/LeaseRuns", AGENT),
     ("/vouchsafe.run.v1.Admission/StartRun", AGENT),
     ("/vouchsafe.run.v1.Admission/EndRun", AGENT),
     ("/vouchsafe.run.v1.Admission/ReportRuns", AGENT),

@@ -76,6 +76,7 @@ fn agents_write_nothing_but_their_own_state_and_the_runs_of_their_node() {
         "Follow",
         "DescribeClass",
         "AdmitRun",
+        "LeaseRuns",
         "StartRun",
         "EndRun",
         "ReportRuns",

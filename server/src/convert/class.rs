@@ -4,12 +4,12 @@ use vouchsafe_identity::{ClassName, Sha256, SpiffeId};
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use vouchsafe_store::Class;
 use vouchsafe_store::class::{
-    ClassNodes, ClassSpec, Code, FileRole, Harden, Inherit, Isolation, LauncherRule, MeasuredFile, OnEnd,
-    Program, RunUser, SvidPolicy,
+    ClassNodes, ClassSpec, Code, FileRole, Harden, Inherit, Isolation, LauncherRule, MeasuredFile, Offline,
+    OnEnd, Program, RunUser, SvidPolicy,
 };
 
 use super::ConvertError;
-use crate::usecases::classes::{DEFAULT_MAX_RUNS, DEFAULT_MAX_TTL_SECONDS};
+use crate::usecases::classes::{DEFAULT_MAX_RUNS, DEFAULT_MAX_TTL_SECONDS, DEFAULT_OFFLINE_FOR_SECONDS};
 
 /// A class's name.
 pub fn name(text: &str) -> Result<ClassName, ConvertError> {
@@ -59,8 +59,20 @@ pub fn spec(message: Option<proto::ClassSpec>) -> Result<ClassSpec, ConvertError
         },
         harden: harden(message.harden.unwrap_or_default())?,
         disabled: message.disabled,
+        offline: offline(message.offline_runs, message.offline_for_seconds)?,
         description: message.description,
     })
+}
+
+fn offline(runs: u32, for_seconds: u32) -> Result<Option<Offline>, ConvertError> {
+    match (runs, for_seconds) {
+        (0, 0) => Ok(None),
+        (0, _) => Err(ConvertError::Missing("offline_runs")),
+        (runs, for_seconds) => Ok(Some(Offline {
+            runs,
+            for_seconds: or(for_seconds, DEFAULT_OFFLINE_FOR_SECONDS),
+        })),
+    }
 }
 
 fn program(message: proto::Program) -> Result<Program, ConvertError> {
@@ -234,6 +246,8 @@ fn spec_message(spec: &ClassSpec) -> proto::ClassSpec {
         class_sub_audiences: spec.svids.class_sub_audiences.clone(),
         harden: Some(harden_message(&spec.harden)),
         disabled: spec.disabled,
+        offline_runs: spec.offline.map_or(0, |offline| offline.runs),
+        offline_for_seconds: spec.offline.map_or(0, |offline| offline.for_seconds),
     }
 }
 

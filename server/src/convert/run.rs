@@ -1,5 +1,6 @@
 //! Runs as messages.
 
+use time::OffsetDateTime;
 use vouchsafe_identity::{Labels, RunId, RunIdentity, Sha256, SpiffeId, TaskId};
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use vouchsafe_store::Run;
@@ -8,7 +9,7 @@ use vouchsafe_store::run::{EndReason, Ended};
 use super::ConvertError;
 use super::class;
 use crate::index::{Revoked, RunFilter};
-use crate::usecases::runs::{Admission, Launcher};
+use crate::usecases::runs::{Admission, Launcher, LeasedStart};
 
 /// Most groups of a launcher: the kernel's own limit.
 const MAX_GIDS: usize = 65_536;
@@ -74,6 +75,22 @@ pub fn admission(message: proto::AdmitRunRequest) -> Result<Admission, ConvertEr
     })
 }
 
+/// How a run was launched by a lease.
+pub fn leased_start(message: proto::LeasedStart) -> Result<LeasedStart, ConvertError> {
+    let out_of_range = |_| ConvertError::Range {
+        field: "leased.started_at",
+        value: message.started_at,
+    };
+    Ok(LeasedStart {
+        at: OffsetDateTime::from_unix_timestamp(message.started_at).map_err(out_of_range)?,
+        admission: admission(
+            message
+                .admission
+                .ok_or(ConvertError::Missing("leased.admission"))?,
+        )?,
+    })
+}
+
 /// How a run ended, as its agent says.
 pub fn outcome(message: proto::EndRunRequest) -> Result<EndReason, ConvertError> {
     use proto::end_run_request::Outcome;
@@ -118,6 +135,7 @@ pub fn state(run: &Run) -> proto::RunState {
     match (&run.ended, &run.started) {
         (Some(_), _) => proto::RunState::Ended,
         (None, Some(_)) => proto::RunState::Running,
+        (None, None) if run.lease.is_some() => proto::RunState::Leased,
         (None, None) => proto::RunState::Admitted,
     }
 }

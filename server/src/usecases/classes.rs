@@ -19,7 +19,8 @@ use super::runs::Runs;
 use crate::index::{Index, RunFilter};
 
 pub use rules::{
-    ClassRuleError, DEFAULT_MAX_RUNS, DEFAULT_MAX_TTL_SECONDS, MAX_MAX_RUNS, MAX_MAX_TTL_SECONDS,
+    ClassRuleError, DEFAULT_MAX_RUNS, DEFAULT_MAX_TTL_SECONDS, DEFAULT_OFFLINE_FOR_SECONDS, MAX_MAX_RUNS,
+    MAX_MAX_TTL_SECONDS,
 };
 
 /// How often a change is tried anew when others change the same class meanwhile.

@@ -54,6 +54,9 @@ pub enum IssuingError {
         /// How.
         how: String,
     },
+    /// The run was launched by a lease, and by whom and for what has not been heard yet.
+    #[error("run `{0}` is leased, and its agent has not said yet that it was launched: try again")]
+    Unheard(RunId),
     /// Children of the run have no ids of their own.
     #[error("children of runs of class `{0}` have no ids of their own")]
     NoChildren(ClassName),

@@ -4,6 +4,7 @@
 //! end: so that never more live than the class allows, however many ask at once.
 
 mod admission;
+mod leases;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,6 +23,7 @@ use super::Origin;
 use crate::index::{Index, LiveRun, RunFilter};
 
 pub use admission::{Admission, Admitted, Launcher, Refusal};
+pub use leases::{LeasedStart, Leases};
 
 /// Most runs that an agent may report at once.
 pub const MAX_REPORTED: usize = 10_000;
@@ -58,6 +60,15 @@ pub enum RunsError {
     /// More runs are reported than the limit.
     #[error("{0} runs are more than the limit of {MAX_REPORTED} in one report")]
     TooMany(usize),
+    /// It was not leased to the node, or is no longer.
+    #[error("run `{0}` is not leased: only a leased run may be launched while the server is away")]
+    NotLeased(RunId),
+    /// It is leased, so that nobody knows who launched it.
+    #[error("run `{0}` is leased: say who launched it, and for what")]
+    Leased(RunId),
+    /// No key signs leases.
+    #[error("no lease can be signed")]
+    Ca(#[from] vouchsafe_ca::CaError),
     /// Others kept changing it.
     #[error("run `{0}` is being changed by others: try again")]
     Busy(RunId),
@@ -116,14 +127,17 @@ impl Runs {
         node: &SpiffeId,
         id: RunId,
         pid: u32,
-    ) -> Result<(), RunsError> {
+    ) -> Result<Run, RunsError> {
         for _ in 0..MAX_ATTEMPTS {
             let Versioned { value: run, revision } = self.of_node(node, id).await?;
             if let Some(ended) = &run.ended {
                 return Err(has_ended(id, ended));
             }
             if run.started.is_some() {
-                return Ok(());
+                return Ok(run);
+            }
+            if run.lease.is_some() {
+                return Err(RunsError::Leased(id));
             }
             let started = Started {
                 at: whole(origin.at),
@@ -136,10 +150,10 @@ impl Runs {
             let commit = Commit::default()
                 .expect(Expect::At(Key::Run(id), revision))
                 .audit(origin.change("run.start", facts(&run)))
-                .put(Record::Run(run))
+                .put(Record::Run(run.clone()))
                 .change(ChangeKind::Run(id));
             if self.written(commit).await? {
-                return Ok(());
+                return Ok(run);
             }
         }
         Err(RunsError::Busy(id))
@@ -183,11 +197,15 @@ impl Runs {
         if named.len() > MAX_REPORTED {
             return Err(RunsError::TooMany(named.len()));
         }
-        let live: HashSet<RunId> = self.live_of(node).iter().map(|live| live.run.id).collect();
+        let live = self.live_of(node);
         let named: HashSet<RunId> = named.into_iter().collect();
-        for lost in live.difference(&named).filter(|_| all) {
-            self.finish(origin, *lost, EndReason::Lost).await?;
+        // Of what is only leased it is not known whether it was launched.
+        let admitted = live.iter().filter(|live| live.run.lease.is_none());
+        let lost = admitted.map(|live| live.run.id).filter(|id| !named.contains(id));
+        for lost in lost.filter(|_| all) {
+            self.finish(origin, lost, EndReason::Lost).await?;
         }
+        let live: HashSet<RunId> = live.iter().map(|live| live.run.id).collect();
         let mut gone: Vec<RunId> = named.difference(&live).copied().collect();
         gone.sort_unstable();
         Ok(gone)
@@ -257,10 +275,16 @@ impl Runs {
 
     /// Why a run that lives should not.
     fn over(&self, run: &Run, now: OffsetDateTime) -> Option<EndReason> {
-        if run.expires_at <= now {
+        if run.lease.is_some() {
+            let class = self.index.class(&run.class);
+            let holds = class.is_some_and(|class| class.value.leases(run));
+            if !holds || run.expires_at <= now {
+                return Some(EndReason::NeverStarted);
+            }
+        } else if run.expires_at <= now {
             return Some(EndReason::Expired);
         }
-        if run.started.is_none() && run.admitted_at + START_WITHIN <= now {
+        if run.started.is_none() && run.lease.is_none() && run.admitted_at + START_WITHIN <= now {
             return Some(EndReason::NeverStarted);
         }
         let node = self.index.node(&run.node);

@@ -28,6 +28,14 @@ pub struct Class {
     pub updated_at: OffsetDateTime,
 }
 
+impl Class {
+    /// Whether a leased run of this class may still be launched: the class is as it was, and gives leases.
+    pub fn leases(&self, run: &crate::Run) -> bool {
+        let offline = self.spec.offline.is_some() && !self.spec.disabled;
+        offline && run.class == self.name && run.class_version == self.version
+    }
+}
+
 /// What an operator says of a class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassSpec {
@@ -73,6 +81,18 @@ pub struct ClassSpec {
     /// No new runs.
     #[serde(default)]
     pub disabled: bool,
+    /// What may be launched while the server is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offline: Option<Offline>,
+}
+
+/// Launch leases of a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offline {
+    /// How many each node holds.
+    pub runs: u32,
+    /// How long one holds that is not renewed, in seconds.
+    pub for_seconds: u32,
 }
 
 /// What SVIDs of a run say and how long they live; a run keeps what it was admitted with.

@@ -49,12 +49,23 @@ pub struct Run {
     /// When it ends at the latest.
     #[serde(with = "time::serde::timestamp")]
     pub expires_at: OffsetDateTime,
+    /// That it may be launched while the server is away; until the server has heard that it was. Until then nobody knows of
+    /// launcher, task and user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
     /// That it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Started>,
     /// That it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
+}
+
+/// A launch lease. It ends when its run does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// What the node shows for it, a JWT.
+    pub token: String,
 }
 
 /// The start of a run.

@@ -18,7 +18,7 @@ use vouchsafe_proto::vouchsafe::types::v1::HealthStatus;
 use crate::support::*;
 
 /// Follows the log until a record is what is looked for; all records up to it.
-async fn until(server: &TestServer, wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
+pub(crate) async fn until(server: &TestServer, wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
     let mut client = ServerAdminClient::new(server.local().await);
     let asked = TailAuditRequest {
         from_seq: 0,

@@ -16,6 +16,7 @@ mod enforced;
 mod entries;
 mod follow;
 mod follow_runs;
+mod leases;
 mod life;
 mod limits;
 mod restored;

@@ -120,14 +120,14 @@ pub(crate) fn ended(run_id: &str, outcome: Outcome) -> run::EndRunRequest {
     }
 }
 
-async fn get(server: &TestServer, run_id: &str) -> run::Run {
+pub(crate) async fn get(server: &TestServer, run_id: &str) -> run::Run {
     let run_id = run_id.to_owned();
     let asked = run::GetRunRequest { run_id };
     runs(server).await.get_run(asked).await.unwrap().into_inner()
 }
 
 /// Waits until upkeep has ended a run.
-async fn upkeep_ends(server: &TestServer, run_id: &str) -> run::RunEnd {
+pub(crate) async fn upkeep_ends(server: &TestServer, run_id: &str) -> run::RunEnd {
     for _ in 0..1000 {
         if let Some(end) = get(server, run_id).await.end {
             return end;
@@ -155,6 +155,7 @@ async fn an_agent_reaches_only_the_runs_of_its_own_node() {
     let start = run::StartRunRequest {
         run_id: run_id.clone(),
         pid: 7,
+        leased: None,
     };
     refused(other.start_run(start).await, Code::NotFound, "not found");
     refused(
@@ -485,6 +486,7 @@ async fn a_run_gets_its_own_id_until_it_ends_and_nothing_after() {
     let start = run::StartRunRequest {
         run_id: admitted.run_id.clone(),
         pid: 4711,
+        leased: None,
     };
     // A run that was not started in time is over; this one is asked for again below.
     let _either = client.start_run(start).await;
@@ -492,6 +494,7 @@ async fn a_run_gets_its_own_id_until_it_ends_and_nothing_after() {
     let start = run::StartRunRequest {
         run_id: late.run_id.clone(),
         pid: 4712,
+        leased: None,
     };
     client.start_run(start.clone()).await.unwrap();
     client.start_run(start.clone()).await.unwrap();
@@ -546,7 +549,12 @@ async fn a_run_that_was_ended_or_killed_gets_nothing_and_stays_as_it_ended() {
             how,
         );
         let run_id = run_id.clone();
-        let started = client.start_run(run::StartRunRequest { run_id, pid: 1 }).await;
+        let start = run::StartRunRequest {
+            run_id,
+            pid: 1,
+            leased: None,
+        };
+        let started = client.start_run(start).await;
         refused(started, Code::FailedPrecondition, how);
     }
     // The end that came first counts.
@@ -750,7 +758,7 @@ async fn an_update_does_not_touch_runs_that_live() {
 }
 
 /// The same server, so many seconds after the test began.
-async fn again_at(server: TestServer, seconds: i64) -> TestServer {
+pub(crate) async fn again_at(server: TestServer, seconds: i64) -> TestServer {
     server_on_disk_at(server.stop().await, START + seconds).await
 }
 
@@ -767,6 +775,7 @@ async fn upkeep_ends_what_is_over_and_forgets_it_in_time() {
     let start = run::StartRunRequest {
         run_id: started.clone(),
         pid: 1,
+        leased: None,
     };
     client.start_run(start).await.unwrap();
     let orphan = admit(&mut admission(&server, &gone).await).await.run_id;

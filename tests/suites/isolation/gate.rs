@@ -12,12 +12,12 @@ use vouchsafe_launch::verify::{VerifyError, Wanted, verify};
 use vouchsafe_launch::{Isolation, LaunchError, Outcome, Recovered, User};
 use vouchsafe_sys::PidFd;
 use vouchsafe_tests::needs::Need;
-use vouchsafe_tests::require;
+use vouchsafe_tests::{require, wait};
 
 use crate::rig::{PYTHON, Rig, UID, plan};
 
-#[test]
-fn nothing_runs_before_the_gate_opens_and_nothing_is_left_where_it_does_not() {
+#[tokio::test]
+async fn nothing_runs_before_the_gate_opens_and_nothing_is_left_where_it_does_not() {
     require!(Need::Root);
     let rig = Rig::new();
     let (plan, mut reader) = plan(PYTHON, &["python3", "-c", "print('ran')"]);
@@ -26,13 +26,25 @@ fn nothing_runs_before_the_gate_opens_and_nothing_is_left_where_it_does_not() {
     let info = main.info().unwrap();
     assert_eq!((info.ruid, info.euid, info.suid, info.rgid), (UID, UID, UID, UID));
     assert_eq!(info.cgroup_id, prepared.cgroup_id());
-    assert!(main.is_alive());
+    // At the gate it waits for a word, and is not yet the program.
+    let pid = main.pid().unwrap();
+    let waits = wait::until("it waits at the gate, or is over", async || {
+        (is_receiving(pid) || !main.is_alive()).then(|| main.is_alive())
+    });
+    assert!(waits.await.unwrap(), "it ran, and ended");
     drop(prepared);
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(text, "");
     assert!(!main.is_alive());
     assert_eq!(rig.left(), (0, 0));
+}
+
+/// Whether a process waits for a message.
+fn is_receiving(pid: i32) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call.split(' ').next().and_then(|number| number.parse().ok());
+    number == Some(nix::libc::SYS_recvmsg)
 }
 
 #[test]
@@ -44,6 +56,8 @@ fn a_supervisor_that_is_killed_takes_the_run_with_it() {
     let main = launched.main().try_clone().unwrap();
     let supervisor = main.info().unwrap().ppid;
     nix::sys::signal::kill(Pid::from_raw(supervisor), Signal::SIGKILL).unwrap();
+    // By itself: the agent may have ended too.
+    wait_for(&main);
     assert_eq!(launched.wait().unwrap(), Outcome::Lost);
     assert!(!main.is_alive());
     assert_eq!(rig.left(), (1, 0));

@@ -23,7 +23,7 @@ async fn shown(stage: &Stage, run: &Running) -> Value {
 }
 
 /// Waits until the server says that a run is in that state.
-async fn is(stage: &Stage, run: &Running, state: &str) -> Value {
+pub(crate) async fn is(stage: &Stage, run: &Running, state: &str) -> Value {
     let what = format!("the run is {state}");
     let found = until(&what, async || {
         let shown = shown(stage, run).await;
@@ -42,7 +42,7 @@ async fn gone(pid: i32) {
         .unwrap();
 }
 
-async fn signal(stage: &Stage, run: &Running, signal: i32) {
+pub(crate) async fn signal(stage: &Stage, run: &Running, signal: i32) {
     let request = SignalRequest {
         run_id: run.admitted.run_id.clone(),
         signal,
@@ -66,7 +66,7 @@ async fn follow(stage: &Stage, run: &Running) -> Ended {
 }
 
 /// A run that stays, and has its identity; it does not hang on its launcher.
-async fn staying(stage: &Stage) -> Running {
+pub(crate) async fn staying(stage: &Stage) -> Running {
     let request = LaunchRequest {
         detached: true,
         ..stage.request(&["stay"])
@@ -77,7 +77,7 @@ async fn staying(stage: &Stage) -> Running {
 }
 
 /// Waits until a run has said so many lines, each of which is its identity.
-async fn said(stage: &Stage, run: &Running, lines: usize) {
+pub(crate) async fn said(stage: &Stage, run: &Running, lines: usize) {
     let wanted = format!(
         "{{\"who\": \"main\", \"got\": [\"{}\"]}}\n",
         run.admitted.spiffe_id
@@ -154,7 +154,7 @@ async fn a_run_whose_launcher_goes_away_ends_unless_it_is_detached() {
 }
 
 /// SIGUSR1, as the API takes it.
-const USR1: i32 = 10;
+pub(crate) const USR1: i32 = 10;
 
 #[tokio::test]
 async fn an_agent_that_was_killed_finds_the_run_again_which_keeps_its_identity() {

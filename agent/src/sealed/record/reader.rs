@@ -25,6 +25,8 @@ pub struct Contents {
     pub bundles: Vec<Bundle>,
     /// X.509-SVIDs with their keys, by entry; valid ones and others.
     pub svids: Vec<(EntryId, X509Svid)>,
+    /// The same of runs and launch leases.
+    pub run_svids: Vec<(EntryId, X509Svid)>,
     /// When the server was last heard.
     pub heard_at: Option<OffsetDateTime>,
     /// Up to where its changes were followed.
@@ -44,6 +46,7 @@ pub struct Reader {
     entries: BTreeMap<String, EntryRecord>,
     bundles: BTreeMap<String, BundleRecord>,
     svids: BTreeMap<String, SvidRecord>,
+    run_svids: BTreeMap<String, SvidRecord>,
     heard_at: Option<i64>,
     resume: ResumeRecord,
     classes: BTreeMap<String, Class>,
@@ -75,6 +78,8 @@ impl Reader {
             Kind::BundleGone(name) => drop(self.bundles.remove(&name)),
             Kind::Svid(svid) => drop(self.svids.insert(svid.entry_id.clone(), svid)),
             Kind::SvidGone(id) => drop(self.svids.remove(&id)),
+            Kind::RunSvid(svid) => drop(self.run_svids.insert(svid.entry_id.clone(), svid)),
+            Kind::RunSvidGone(id) => drop(self.run_svids.remove(&id)),
             Kind::Heard(at) => self.heard_at = Some(at),
             Kind::Resume(resume) => self.resume = resume,
             Kind::Class(class) => drop(self.classes.insert(class.name.clone(), *class)),
@@ -96,10 +101,6 @@ impl Reader {
             .into_values()
             .map(|entry| Entry::try_from(entry).map(Arc::new));
         let bundles = self.bundles.into_values().map(Bundle::try_from);
-        let svids = self
-            .svids
-            .into_iter()
-            .map(|(id, svid)| Ok((id.as_str().into(), svid.read()?)));
         let entries: Vec<_> = entries.collect::<Result<_, BadSeal>>()?;
         let bundles: Vec<_> = bundles.collect::<Result<_, BadSeal>>()?;
         let told = self.classes.values().map(class_digest);
@@ -117,10 +118,16 @@ impl Reader {
             revoked: by_run(self.revoked)?,
             entries,
             bundles,
-            svids: svids.collect::<Result<_, BadSeal>>()?,
+            svids: read_svids(self.svids)?,
+            run_svids: read_svids(self.run_svids)?,
             heard_at: self.heard_at.map(moment).transpose()?,
         })
     }
+}
+
+fn read_svids(all: BTreeMap<String, SvidRecord>) -> Result<Vec<(EntryId, X509Svid)>, BadSeal> {
+    let read = |(id, svid): (String, SvidRecord)| Ok((id.as_str().into(), svid.read()?));
+    all.into_iter().map(read).collect()
 }
 
 /// What hangs on runs, by their ids.

@@ -55,6 +55,12 @@ pub(crate) struct SpecArgs {
     /// Live runs at a time, over all nodes [default: 16]
     #[arg(long, value_name = "N")]
     max_runs: Option<u32>,
+    /// Launch leases for each node: so many runs may be launched there while the server is away [default: 0]
+    #[arg(long, value_name = "N")]
+    offline_runs: Option<u32>,
+    /// How long a lease holds that is not renewed [default: 1h]
+    #[arg(long, value_parser = values::duration, value_name = "SPAN")]
+    offline_for: Option<Duration>,
     /// Life of X.509-SVIDs
     #[arg(long, value_parser = values::duration, value_name = "SPAN")]
     x509_svid_ttl: Option<Duration>,
@@ -129,6 +135,7 @@ impl SpecArgs {
         }
         for (name, place, given) in [
             ("--max-ttl", &mut spec.max_ttl_seconds, self.max_ttl),
+            ("--offline-for", &mut spec.offline_for_seconds, self.offline_for),
             (
                 "--x509-svid-ttl",
                 &mut spec.x509_svid_ttl_seconds,
@@ -155,6 +162,10 @@ impl SpecArgs {
             Some(0) => return Err(CliError::Invalid("--max-runs must not be 0".to_owned())),
             given => given.unwrap_or(spec.max_runs),
         };
+        spec.offline_runs = self.offline_runs.unwrap_or(spec.offline_runs);
+        if self.offline_runs == Some(0) {
+            spec.offline_for_seconds = 0;
+        }
         spec.disabled = self.disabled.unwrap_or(spec.disabled);
         Ok(spec)
     }

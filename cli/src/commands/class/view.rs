@@ -36,6 +36,8 @@ pub(super) struct SpecFile {
     launchers: Vec<String>,
     max_ttl: Option<String>,
     max_runs: u32,
+    offline_runs: u32,
+    offline_for: Option<String>,
     x509_svid_ttl: Option<String>,
     jwt_svid_ttl: Option<String>,
     inherit: Option<String>,
@@ -163,6 +165,14 @@ impl ClassView {
                 .map(|launcher| ("Launcher", launcher.clone())),
         );
         rows.push(("Longest life", or(&spec.max_ttl, "default")));
+        if spec.offline_runs > 0 {
+            let text = format!(
+                "{} on each node, for {}",
+                spec.offline_runs,
+                or(&spec.offline_for, "1h")
+            );
+            rows.push(("Launch leases", text));
+        }
         rows.push(("X509-SVID TTL", or(&spec.x509_svid_ttl, "default")));
         rows.push(("JWT-SVID TTL", or(&spec.jwt_svid_ttl, "default")));
         rows.push(("Inherit", or(&spec.inherit, "none")));
@@ -348,6 +358,8 @@ impl SpecFile {
             launchers: spec.launchers,
             max_ttl: span(spec.max_ttl_seconds),
             max_runs: spec.max_runs,
+            offline_runs: spec.offline_runs,
+            offline_for: span(spec.offline_for_seconds),
             x509_svid_ttl: span(spec.x509_svid_ttl_seconds),
             jwt_svid_ttl: span(spec.jwt_svid_ttl_seconds),
             inherit: spelled(spec.inherit, &INHERIT),
@@ -391,6 +403,8 @@ impl SpecFile {
             launchers: self.launchers,
             max_ttl_seconds: seconds("max_ttl", self.max_ttl.as_deref())?,
             max_runs: self.max_runs,
+            offline_runs: self.offline_runs,
+            offline_for_seconds: seconds("offline_for", self.offline_for.as_deref())?,
             x509_svid_ttl_seconds: seconds("x509_svid_ttl", self.x509_svid_ttl.as_deref())?,
             jwt_svid_ttl_seconds: seconds("jwt_svid_ttl", self.jwt_svid_ttl.as_deref())?,
             inherit: word("inherit", self.inherit.as_deref(), &INHERIT)?,

@@ -48,6 +48,11 @@ pub(super) fn live_run(run: &Run) -> LiveRun {
         class_version: run.class_version,
         admitted_at: run.admitted_at.unix_timestamp(),
         expires_at: run.expires_at.unix_timestamp(),
+        lease: run
+            .lease
+            .as_ref()
+            .map(|lease| lease.token.clone())
+            .unwrap_or_default(),
     }
 }
 

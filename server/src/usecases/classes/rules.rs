@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use vouchsafe_identity::run::RunError;
 use vouchsafe_identity::{SpiffeId, TrustDomain};
 use vouchsafe_store::class::{
-    ClassNodes, ClassSpec, Code, Harden, LauncherRule, MeasuredFile, Program, RunUser, SvidPolicy,
+    ClassNodes, ClassSpec, Code, Harden, LauncherRule, MeasuredFile, Offline, Program, RunUser, SvidPolicy,
 };
 
 use super::super::issuing::{MAX_AUDIENCE_BYTES, MAX_AUDIENCES};
@@ -18,6 +18,14 @@ pub const MAX_MAX_TTL_SECONDS: u32 = 30 * 24 * 3600;
 pub const DEFAULT_MAX_RUNS: u32 = 16;
 /// Most live runs of a class.
 pub const MAX_MAX_RUNS: u32 = 10_000;
+/// Most launch leases of a class that each node holds.
+const MAX_OFFLINE_RUNS: u32 = 100;
+/// How long a launch lease holds where the operator says nothing: an hour.
+pub const DEFAULT_OFFLINE_FOR_SECONDS: u32 = 3600;
+/// The shortest that a launch lease may hold: a minute.
+const MIN_OFFLINE_FOR_SECONDS: u32 = 60;
+/// The longest: 7 days.
+const MAX_OFFLINE_FOR_SECONDS: u32 = 7 * 24 * 3600;
 
 const MAX_DESCRIPTION_BYTES: usize = 1024;
 const MAX_PATH_BYTES: usize = 4095;
@@ -127,8 +135,24 @@ pub(super) fn check(trust_domain: &TrustDomain, spec: &ClassSpec) -> Checked {
         MAX_MAX_TTL_SECONDS.into(),
     )?;
     range("max_runs", spec.max_runs.into(), 1, MAX_MAX_RUNS.into())?;
+    offline(spec)?;
     svids(&spec.svids)?;
     harden(&spec.harden)
+}
+
+fn offline(spec: &ClassSpec) -> Checked {
+    let Some(Offline { runs, for_seconds }) = spec.offline else {
+        return Ok(());
+    };
+    let most = spec.max_runs.min(MAX_OFFLINE_RUNS);
+    range("offline_runs", runs.into(), 1, most.into())?;
+    let (least, most) = (MIN_OFFLINE_FOR_SECONDS, MAX_OFFLINE_FOR_SECONDS);
+    range(
+        "offline_for_seconds",
+        for_seconds.into(),
+        least.into(),
+        most.into(),
+    )
 }
 
 fn program(program: &Program) -> Checked {

@@ -140,6 +140,7 @@ fn class(name: u8, version: u64, nodes: Option<&[&'static str]>) -> Class {
             on_end: OnEnd::Kill,
             harden: Default::default(),
             disabled: false,
+            offline: None,
         },
         created_at: at,
         updated_at: at,
@@ -166,6 +167,7 @@ fn run(number: u8, node: &str) -> Run {
         svids: SvidPolicy::default(),
         admitted_at: at,
         expires_at: at,
+        lease: None,
         started: None,
         ended: None,
     }

@@ -79,6 +79,9 @@ impl Issuing {
         check_audience(&audience)?;
         let live = self.live(node, run, now)?;
         let run = &live.run;
+        if run.lease.is_some() {
+            return Err(IssuingError::Unheard(run.id));
+        }
         let own = identity(run, child)?;
         let policy = &run.svids;
         let is_class = all_or_none(

@@ -1,7 +1,7 @@
 //! Whether a run may be: class, node, launcher, user, isolation, and a free place.
 
 use uuid::Uuid;
-use vouchsafe_identity::{ClassName, Labels, RunId, RunIdentity, Sha256, SpiffeId, SpiffeIdError, TaskId};
+use vouchsafe_identity::{ClassName, Labels, RunId, RunIdentity, Sha256, SpiffeId, TaskId};
 use vouchsafe_store::class::{Isolation, LauncherRule, RunUser};
 use vouchsafe_store::{ChangeKind, Class, Commit, CommitError, Expect, Key, Record, Run, Versioned};
 
@@ -139,13 +139,9 @@ impl Runs {
             let class = class.ok_or_else(|| Refusal::UnknownClass(asked.class.clone()))?;
             let launcher = self.may_launch(origin, node, &class.value, asked)?;
             let run = self.place(origin, node, &class.value, asked, launcher)?;
-            let identity = RunIdentity {
-                class: run.class_id.clone(),
-                run: run.id,
-                child: None,
-            };
-            let spiffe_id = identity.spiffe_id().map_err(too_long)?;
-            match self.store.commit(admission(origin, &class, &run)).await {
+            let spiffe_id = spiffe_id(&run)?;
+            let commit = new_run(&class, &run).audit(origin.change("run.admit", facts(&run)));
+            match self.store.commit(commit).await {
                 Ok(revision) => {
                     self.index.wait_for(revision).await;
                     let class = class.value.clone();
@@ -174,7 +170,7 @@ impl Runs {
         Ok(class.value.clone())
     }
 
-    fn on_node(&self, origin: &Origin, node: &SpiffeId, class: &Class) -> Result<(), Refusal> {
+    pub(super) fn on_node(&self, origin: &Origin, node: &SpiffeId, class: &Class) -> Result<(), Refusal> {
         match self.index.is_among(node, &class.spec.nodes, origin.at) {
             true => Ok(()),
             false => Err(Refusal::Node {
@@ -184,8 +180,30 @@ impl Runs {
         }
     }
 
+    /// Whether a class takes new runs on a node that knows this version of it.
+    pub(super) fn takes_runs(
+        &self,
+        origin: &Origin,
+        node: &SpiffeId,
+        class: &Class,
+        version: u64,
+    ) -> Result<(), Refusal> {
+        if class.spec.disabled {
+            return Err(Refusal::Disabled(class.name.clone()));
+        }
+        self.on_node(origin, node, class)?;
+        match version == class.version {
+            true => Ok(()),
+            false => Err(Refusal::Changed {
+                class: class.name.clone(),
+                version: class.version,
+                asked: version,
+            }),
+        }
+    }
+
     /// Who launches, for people, if it may.
-    fn may_launch(
+    pub(super) fn may_launch(
         &self,
         origin: &Origin,
         node: &SpiffeId,
@@ -194,17 +212,7 @@ impl Runs {
     ) -> Result<String, Refusal> {
         let name = || class.name.clone();
         let spec = &class.spec;
-        if spec.disabled {
-            return Err(Refusal::Disabled(name()));
-        }
-        self.on_node(origin, node, class)?;
-        if asked.class_version != class.version {
-            return Err(Refusal::Changed {
-                class: name(),
-                version: class.version,
-                asked: asked.class_version,
-            });
-        }
+        self.takes_runs(origin, node, class, asked.class_version)?;
         let launcher = self.launcher(origin, node, asked)?;
         if !spec.launchers.iter().any(|rule| launcher.matches(rule)) {
             return Err(Refusal::Launcher {
@@ -231,15 +239,10 @@ impl Runs {
             let live = self.index.run(&parent);
             let live = live.filter(|live| live.run.node == *node && live.run.expires_at > origin.at);
             let live = live.ok_or(Refusal::Parent(parent))?;
-            let identity = RunIdentity {
-                class: live.run.class_id.clone(),
-                run: parent,
-                child: None,
-            };
             return Ok(Asking {
                 uid: live.run.uid,
                 local: None,
-                id: identity.spiffe_id().ok(),
+                id: spiffe_id(&live.run).ok(),
             });
         }
         let launcher = &asked.launcher;
@@ -264,6 +267,21 @@ impl Runs {
         asked: &Admission,
         launcher: String,
     ) -> Result<Run, Refusal> {
+        let run = Run {
+            launcher,
+            parent: asked.parent,
+            task: asked.task.clone(),
+            labels: asked.labels.clone(),
+            uid: asked.uid,
+            isolation: in_force(class, asked),
+            measured_sha256: asked.measured_sha256.clone(),
+            ..self.nobodys(origin, node, class)?
+        };
+        Ok(run)
+    }
+
+    /// A run in a place that looks free, of which is not said yet who launches it for what.
+    pub(super) fn nobodys(&self, origin: &Origin, node: &SpiffeId, class: &Class) -> Result<Run, Refusal> {
         let max_runs = class.spec.max_runs;
         let random = Uuid::new_v4().as_u128();
         let free = self.index.free_places(&class.name, max_runs);
@@ -285,22 +303,33 @@ impl Runs {
             class_version: class.version,
             place,
             node: node.clone(),
-            launcher,
-            parent: asked.parent,
-            task: asked.task.clone(),
-            labels: asked.labels.clone(),
-            uid: asked.uid,
-            isolation: match class.spec.isolation {
-                Isolation::None => Isolation::None,
-                _ => asked.isolation,
-            },
-            measured_sha256: asked.measured_sha256.clone(),
+            launcher: String::new(),
+            parent: None,
+            task: None,
+            labels: Labels::default(),
+            uid: 0,
+            isolation: class.spec.isolation,
+            measured_sha256: None,
             svids: class.spec.svids.clone(),
             admitted_at,
-            expires_at: admitted_at + std::time::Duration::from_secs(class.spec.max_ttl_seconds.into()),
+            expires_at: admitted_at + longest_life(class),
+            lease: None,
             started: None,
             ended: None,
         })
+    }
+}
+
+/// The longest life of a run of a class.
+pub(super) fn longest_life(class: &Class) -> std::time::Duration {
+    std::time::Duration::from_secs(class.spec.max_ttl_seconds.into())
+}
+
+/// What keeps the children of an admitted run from its memory.
+pub(super) fn in_force(class: &Class, asked: &Admission) -> Isolation {
+    match class.spec.isolation {
+        Isolation::None => Isolation::None,
+        _ => asked.isolation,
     }
 }
 
@@ -336,7 +365,8 @@ impl Asking {
     }
 }
 
-fn admission(origin: &Origin, class: &Versioned<Class>, run: &Run) -> Commit {
+/// A new run in its place; nobody else may have changed its class or taken the place.
+pub(super) fn new_run(class: &Versioned<Class>, run: &Run) -> Commit {
     Commit::default()
         .expect(Expect::At(Key::Class(run.class.clone()), class.revision))
         .expect(Expect::Absent(Key::Run(run.id)))
@@ -344,9 +374,15 @@ fn admission(origin: &Origin, class: &Versioned<Class>, run: &Run) -> Commit {
         .put(Record::RunPlace(run.class.clone(), run.place, run.id))
         .put(Record::Run(run.clone()))
         .change(ChangeKind::Run(run.id))
-        .audit(origin.change("run.admit", facts(run)))
 }
 
-fn too_long(error: SpiffeIdError) -> RunsError {
-    vouchsafe_identity::run::RunError::from(error).into()
+/// The SPIFFE ID of a run.
+pub(super) fn spiffe_id(run: &Run) -> Result<SpiffeId, RunsError> {
+    let identity = RunIdentity {
+        class: run.class_id.clone(),
+        run: run.id,
+        child: None,
+    };
+    let id = identity.spiffe_id();
+    id.map_err(|error| vouchsafe_identity::run::RunError::from(error).into())
 }

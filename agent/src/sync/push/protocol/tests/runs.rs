@@ -25,6 +25,7 @@ fn run() -> api::LiveRun {
         class_version: 1,
         admitted_at: 5,
         expires_at: 9,
+        lease: String::new(),
     }
 }
 
