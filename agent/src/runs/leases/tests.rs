@@ -205,7 +205,7 @@ fn a_lease_that_an_earlier_life_of_the_agent_used_is_not_taken_again() {
 }
 
 #[test]
-fn a_class_that_gives_no_leases_or_takes_no_runs_is_not_launched() {
+fn a_class_that_gives_no_leases_takes_no_runs_or_does_not_name_the_launcher_is_not_launched() {
     let fixture = Fixture::new();
     let held = || vec![lease(id(1), fixture.signed(&said(id(1))))];
     let unknown = AdmitRunRequest {
@@ -233,6 +233,8 @@ fn a_class_that_gives_no_leases_or_takes_no_runs_is_not_launched() {
         fixture.told(spec, held());
         assert_eq!(fixture.take(&by(1000)), Err(why));
     }
+    fixture.told(spec(), held());
+    assert_eq!(fixture.take(&by(1001)), Err(NoLease::Launcher("r".to_owned())));
     fixture.told(spec(), Vec::new());
     assert_eq!(fixture.take(&by(1000)), Err(NoLease::None("r".to_owned())));
 }
