@@ -18,7 +18,7 @@ use crate::node::OwnSvid;
 use crate::runs::command::Sockets;
 use crate::runs::keeper::{Found, Keeper};
 use crate::runs::launching::Launching;
-use crate::runs::leases::Leases;
+use crate::runs::leases::{Leases, Marks};
 use crate::runs::output::Outputs;
 use crate::runs::record::Records;
 use crate::runs::service::Service;
@@ -31,6 +31,7 @@ const SUPERVISOR: &str = "vouchsafe-supervisor";
 const PROCESSES: &str = "runs/processes";
 const RECORDS: &str = "runs/records";
 const OUTPUTS: &str = "runs/output";
+const LEASES: &str = "runs/leases";
 /// Digits of the agent's own name for its control groups.
 const NAME_DIGITS: usize = 16;
 
@@ -97,6 +98,7 @@ pub(super) async fn assemble(
             status: Arc::clone(&parts.status),
             own: own.clone(),
             clock: host.clock.clone(),
+            marks: Marks::open(&folder(LEASES)).map_err(unusable)?,
         },
     };
     let keeper = Keeper {
@@ -110,6 +112,8 @@ pub(super) async fn assemble(
     let found = tokio::task::spawn_blocking(move || launching.find_again(&ends)).await;
     let found = found.map_err(|error| AppError::Launch(error.to_string()))?;
     let found = found.map_err(|error| AppError::Launch(in_full(&error)))?;
+    let launching = &keeper.launching;
+    launching.leases.remember(&launching.runs).map_err(unusable)?;
     // What was sealed counts for launching too, until the server is heard.
     keeper.launching.runs.lease(&parts.knowledge.get());
     Ok(Some(Launch { keeper, found }))

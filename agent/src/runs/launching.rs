@@ -19,7 +19,7 @@ use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use super::admission::Admission;
 use super::command::{Command, Sockets};
 use super::keeper::Reported;
-use super::leases::Leases;
+use super::leases::{Leases, NoLease};
 use super::output::Outputs;
 use super::record::{Records, RunRecord};
 use super::run::{self, Cause};
@@ -210,7 +210,9 @@ impl Launching {
                 Err(error) => return Err(error.into()),
             },
         };
-        let taken = self.leases.take(&self.runs, &asked);
+        let (leases, runs, wanted) = (self.leases.clone(), self.runs.clone(), asked.clone());
+        let taken = tokio::task::spawn_blocking(move || leases.take(&runs, &wanted)).await;
+        let taken = taken.unwrap_or_else(|error| Err(NoLease::Io(error.to_string())));
         let lease = taken.map_err(|none| LaunchingError::NoLease { away, none })?;
         let identity = RunIdentity::parse(&lease.run);
         let identity =

@@ -5,6 +5,7 @@
 //! server hears of it as soon as it is back, and has the run killed if it would not have admitted it.
 
 mod keeping;
+mod marks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use vouchsafe_identity::jwt::{LaunchLease, verify_lease};
-use vouchsafe_identity::{RunId, SpiffeId};
+use vouchsafe_identity::{RunId, RunIdentity, SpiffeId};
 use vouchsafe_proto::vouchsafe::run::v1::{AdmitRunRequest, Class, ClassSpec, Launcher};
 use vouchsafe_proto::vouchsafe::sync::v1::LiveRun;
 use vouchsafe_runtime::Clock;
@@ -24,6 +25,8 @@ use crate::entry::{Entry, EntryId};
 use crate::knowledge::{Knowledge, KnowledgeBase};
 use crate::node::OwnSvid;
 use crate::status::Status;
+
+pub use marks::Marks;
 
 /// The longest life of a run of a class that says nothing, in seconds.
 const DEFAULT_MAX_TTL_SECONDS: u32 = 24 * 3600;
@@ -44,6 +47,9 @@ pub enum NoLease {
     /// The class does not name who asks.
     #[error("the launcher may not launch class `{0}`: an operator has to name it among the launchers")]
     Launcher(String),
+    /// That a lease is used cannot be written.
+    #[error("what was launched by a lease cannot be noted on disk: {0}")]
+    Io(String),
 }
 
 /// What it takes to use leases.
@@ -57,6 +63,8 @@ pub struct Leases {
     pub own: watch::Receiver<Option<Arc<OwnSvid>>>,
     /// Tells the time.
     pub clock: Clock,
+    /// Which were used.
+    pub marks: Marks,
 }
 
 /// The leases that are here.
@@ -64,7 +72,7 @@ pub struct Leases {
 pub(super) struct Leased {
     /// Not launched by.
     free: BTreeMap<RunId, (Arc<LiveRun>, Arc<Entry>)>,
-    /// Launched by, or being so; until the server knows.
+    /// Launched by, or being so. What the server says of them may be late, so none is forgotten: they are few.
     used: BTreeSet<RunId>,
 }
 
@@ -75,7 +83,7 @@ impl Leases {
         !sync.reachable && sync.unreachable_since.is_some()
     }
 
-    /// Takes a lease for what would have been asked of the server, by the class as it was last heard of.
+    /// Takes a lease for what would have been asked of the server, by the class as it was last heard of. Blocks.
     ///
     /// # Errors
     /// [`NoLease`].
@@ -102,6 +110,10 @@ impl Leases {
                 .and_then(|own| verified(lease, class, own, &known, now))
         };
         let mut lease = runs.take_lease(valid).ok_or_else(|| NoLease::None(name()))?;
+        let run = RunIdentity::parse(&lease.run).map(|identity| identity.run);
+        let run = run.ok_or_else(|| NoLease::None(name()))?;
+        let marked = self.marks.put(run, lease.expires_at);
+        marked.map_err(|error| NoLease::Io(error.to_string()))?;
         let longest = match spec.max_ttl_seconds {
             0 => DEFAULT_MAX_TTL_SECONDS,
             seconds => seconds,
@@ -109,6 +121,14 @@ impl Leases {
         let longest = now + std::time::Duration::from_secs(longest.into());
         lease.expires_at = lease.expires_at.min(longest);
         Ok(lease)
+    }
+
+    /// Knows again which leases were used before the agent's last start.
+    pub(crate) fn remember(&self, runs: &Runs) -> std::io::Result<()> {
+        for run in self.marks.all(self.clock.now())? {
+            runs.lease_is_used(run);
+        }
+        Ok(())
     }
 }
 
@@ -156,7 +176,6 @@ impl Runs {
             .filter(|(_, run)| !run.lease.is_empty())
             .map(|(id, run)| (*id, run))
             .collect();
-        table.leased.used.retain(|id| told.contains_key(id));
         let gone: Vec<RunId> = table.leased.free.keys().copied().collect();
         let mut differs = false;
         for id in gone.into_iter().filter(|id| !told.contains_key(id)) {

@@ -35,6 +35,8 @@ fn snapshot() -> Snapshot {
         .zip(hours)
         .map(|(entry, end)| (entry.id.clone(), Arc::new(svid(entry, at(0), at(end)))));
     let svids: HashMap<_, _> = svids.collect();
+    // A run whose id is that of an entry.
+    let of_run = svid(&entry("run", &[]), at(0), at(3600));
     let knowledge = KnowledgeBase::new(domain(), None);
     knowledge.learn(News::Whole(Whole {
         entries: entries.into(),
@@ -45,7 +47,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         known: knowledge.get(),
         svids,
-        run_svids: HashMap::new(),
+        run_svids: [(entry("a", &[]).id.clone(), Arc::new(of_run))].into(),
         heard_at: Some(at(1)),
     }
 }
@@ -69,6 +71,11 @@ async fn what_was_sealed_is_there_again_for_this_agent_alone() {
     let seal = opened(dir.path());
     let restored = seal.restore(AGENT, &domain(), at(20)).unwrap();
     assert_eq!(ids(&restored), ["a", "b"]);
+    let [(id, of_run)] = restored.run_svids.as_slice() else {
+        panic!("{:?}", restored.run_svids);
+    };
+    assert_eq!((id.as_str(), of_run.spiffe_id.path()), ("a", "/run"));
+    assert_eq!(restored.svids[0].1.spiffe_id.path(), "/a");
     assert_eq!((restored.entries.len(), restored.bundles.len()), (2, 1));
     assert_eq!(restored.heard_at, Some(at(1)));
     assert!(seal.restore(OTHER, &domain(), at(20)).is_none());
@@ -79,7 +86,8 @@ async fn what_has_ended_is_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let seal = sealed(dir.path(), at(10)).await;
     let restored = seal.restore(AGENT, &domain(), at(3600)).unwrap();
-    assert_eq!((ids(&restored), restored.left_out), (vec!["b"], 1));
+    assert_eq!((ids(&restored), restored.left_out), (vec!["b"], 2));
+    assert!(restored.run_svids.is_empty());
     let restored = seal.restore(AGENT, &domain(), at(7200)).unwrap();
     assert_eq!((restored.svids.len(), restored.entries.len()), (0, 2));
 }

@@ -23,12 +23,14 @@ struct Fixture {
     runs: Runs,
     // The own SVID counts as long as somebody tells it.
     _own: watch::Sender<Option<Arc<OwnSvid>>>,
+    folder: tempfile::TempDir,
 }
 
 impl Fixture {
     fn new() -> Self {
         let (own, seen) = watch::channel(Some(authority().own_svid(NODE)));
         let clock = Clock::manual(at(0));
+        let folder = tempfile::tempdir().unwrap();
         Self {
             key: LocalKey::generate("k1", KeyAlgorithm::EcP256).unwrap(),
             leases: Leases {
@@ -36,9 +38,11 @@ impl Fixture {
                 status: Arc::new(Status::new(clock.clone())),
                 own: seen,
                 clock,
+                marks: Marks::open(folder.path()).unwrap(),
             },
             runs: runs(),
             _own: own,
+            folder,
         }
     }
 
@@ -197,11 +201,23 @@ fn a_lease_is_taken_once_also_when_the_server_tells_of_it_again() {
 #[test]
 fn a_lease_that_an_earlier_life_of_the_agent_used_is_not_taken_again() {
     let fixture = Fixture::new();
-    fixture.runs.lease_is_used(id(1));
+    let held = |fixture: &Fixture| vec![lease(id(1), fixture.signed(&said(id(1))))];
+    fixture.told(spec(), held(&fixture));
+    fixture.take(&by(1000)).unwrap();
+    // The next life of the agent.
+    let fixture = Fixture {
+        runs: runs(),
+        ..fixture
+    };
+    fixture.leases.remember(&fixture.runs).unwrap();
     // Before the server is heard nothing is known of leases, and nothing is forgotten.
     fixture.runs.lease(&fixture.leases.knowledge.get());
-    fixture.told(spec(), vec![lease(id(1), fixture.signed(&said(id(1))))]);
+    fixture.told(spec(), held(&fixture));
     assert_eq!(fixture.take(&by(1000)), Err(NoLease::None("r".to_owned())));
+    // What cannot be noted is not launched.
+    std::fs::remove_dir_all(fixture.folder.path()).unwrap();
+    fixture.told(spec(), vec![lease(id(2), fixture.signed(&said(id(2))))]);
+    assert!(matches!(fixture.take(&by(1000)), Err(NoLease::Io(_))));
 }
 
 #[test]
