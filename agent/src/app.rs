@@ -227,14 +227,9 @@ impl App {
         let x509 = X509Cache::new(config.cache.x509_svids);
         let status = Arc::new(Status::new(host.clock.clone()));
         let runs = runs(&config, &metrics, &upstream);
-        let held = Held {
-            knowledge: knowledge.clone(),
-            x509: x509.clone(),
-            of_runs: runs.shelf().x509.clone(),
-            status: Arc::clone(&status),
-        };
-        let (seal, of_runs) = held.restore(&config, &host, &state)?;
         let (own, own_seen) = watch::channel(None);
+        let held = Held::of(&knowledge, &x509, &runs, &status);
+        let (seal, of_runs) = held.restore(&config, &host, &state)?;
         let keeper = seal
             .clone()
             .map(|seal| held.keeper(seal, own_seen.clone(), &host.clock));
@@ -243,10 +238,7 @@ impl App {
             address: config.server_address.clone(),
             bootstrap,
             prover,
-            keys: Arc::new(DiskKeys::open_sealed(
-                &state.keys_folder(),
-                seal.as_ref().map(Seal::keys),
-            )?),
+            keys: keys(&state, seal.as_ref())?,
             state,
             svid,
             bundles,
@@ -270,9 +262,12 @@ impl App {
             clock: host.clock.clone(),
             stopping: group.stopping(),
         };
-        let launch = launch::assemble(&config, &host, &parts, (&upstream, &own_seen), &group).await?;
-        let clock = &host.clock;
-        parts.runs.restore(of_runs, clock.now(), || clock.jitter());
+        let with = launch::With {
+            upstream: &upstream,
+            own: &own_seen,
+            of_runs,
+        };
+        let launch = launch::assemble(&config, &host, &parts, with, &group).await?;
         let execs = tokio::task::spawn_blocking(ExecWatch::start)
             .await
             .map_err(|e| AppError::Api(e.to_string()))?;
@@ -492,6 +487,12 @@ fn shelf(config: &Config, metrics: &Metrics, x509: X509Cache, authority: Arc<dyn
         jwt: Arc::new(JwtCache::new(config.cache.jwt_svids)),
         authority: MeteredAuthority::around(authority, metrics.svids.clone()),
     }
+}
+
+/// The keys of the agent's own SVID.
+fn keys(state: &StateDir, seal: Option<&Seal>) -> Result<Arc<DiskKeys>, KeyError> {
+    let keys = DiskKeys::open_sealed(&state.keys_folder(), seal.map(Seal::keys));
+    Ok(Arc::new(keys?))
 }
 
 /// No runs yet.

@@ -10,6 +10,7 @@ use vouchsafe_launch::{Config as StarterConfig, Launcher as Starter};
 use vouchsafe_runtime::TaskGroup;
 use vouchsafe_runtime::uds::GuardedListener;
 
+use super::restore::OfRuns;
 use super::{AppError, Host, serve};
 use crate::caller::ExecWatch;
 use crate::config::{Config, Limits};
@@ -66,12 +67,21 @@ impl Launch {
     }
 }
 
+/// What launching needs beside the parts that answer workloads.
+#[derive(Debug)]
+pub(super) struct With<'a> {
+    pub(super) upstream: &'a Upstream,
+    pub(super) own: &'a watch::Receiver<Option<Arc<OwnSvid>>>,
+    /// From before the agent's last start.
+    pub(super) of_runs: OfRuns,
+}
+
 /// Puts launching together, where it is configured; finds the runs that live on.
 pub(super) async fn assemble(
     config: &Config,
     host: &Host,
     parts: &Parts,
-    (upstream, own): (&Upstream, &watch::Receiver<Option<Arc<OwnSvid>>>),
+    with: With<'_>,
     group: &TaskGroup,
 ) -> Result<Option<Launch>, AppError> {
     let Some(socket) = config.launch.socket.clone() else {
@@ -86,7 +96,7 @@ pub(super) async fn assemble(
     let unusable = |source| AppError::Launch(format!("the folder of runs cannot be made: {source}"));
     let launching = Launching {
         runs: parts.runs.clone(),
-        admission: Arc::new(upstream.clone()),
+        admission: Arc::new(with.upstream.clone()),
         starter: Arc::new(starter),
         records: Records::open(&folder(RECORDS)).map_err(unusable)?,
         outputs: Outputs::open(&folder(OUTPUTS)).map_err(unusable)?,
@@ -96,7 +106,7 @@ pub(super) async fn assemble(
         leases: Leases {
             knowledge: parts.knowledge.clone(),
             status: Arc::clone(&parts.status),
-            own: own.clone(),
+            own: with.own.clone(),
             clock: host.clock.clone(),
             marks: Marks::open(&folder(LEASES)).map_err(unusable)?,
         },
@@ -115,7 +125,11 @@ pub(super) async fn assemble(
     let launching = &keeper.launching;
     launching.leases.remember(&launching.runs).map_err(unusable)?;
     // What was sealed counts for launching too, until the server is heard.
-    keeper.launching.runs.lease(&parts.knowledge.get());
+    launching.runs.lease(&parts.knowledge.get());
+    let clock = &host.clock;
+    launching
+        .runs
+        .restore(with.of_runs, clock.now(), || clock.jitter());
     Ok(Some(Launch { keeper, found }))
 }
 

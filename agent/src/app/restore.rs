@@ -15,6 +15,7 @@ use crate::entry::EntryId;
 use crate::knowledge::{KnowledgeBase, News, Whole};
 use crate::node::state::StateDir;
 use crate::node::{OwnSvid, stored_id};
+use crate::runs::Runs;
 use crate::sealed::{Keeper, Restored, Seal};
 use crate::status::{Status, SyncState};
 
@@ -31,6 +32,15 @@ pub(super) struct Held {
 pub(super) type OfRuns = Vec<(EntryId, X509Svid)>;
 
 impl Held {
+    pub(super) fn of(knowledge: &KnowledgeBase, x509: &X509Cache, runs: &Runs, status: &Arc<Status>) -> Self {
+        Self {
+            knowledge: knowledge.clone(),
+            x509: x509.clone(),
+            of_runs: runs.shelf().x509.clone(),
+            status: Arc::clone(status),
+        }
+    }
+
     /// Opens the sealed state, and takes in what was sealed for the agent whose SVID is stored. What is refused counts
     /// as nothing.
     pub(super) fn restore(

@@ -10,10 +10,10 @@ use vouchsafe_identity::{
     TrustDomain, X509Authority,
 };
 use vouchsafe_store::class::{
-    ClassNodes, ClassSpec, Code, FileRole, Harden, Inherit, Isolation, LauncherRule, MeasuredFile, OnEnd,
-    Program, RunUser, SvidPolicy,
+    ClassNodes, ClassSpec, Code, FileRole, Harden, Inherit, Isolation, LauncherRule, MeasuredFile, Offline,
+    OnEnd, Program, RunUser, SvidPolicy,
 };
-use vouchsafe_store::run::{EndReason, Ended, Started};
+use vouchsafe_store::run::{EndReason, Ended, Lease, Started};
 use vouchsafe_store::{
     Class, Entry, EntryId, JoinToken, JournalKey, JournalRow, KeyPurpose, Node, Revocation, Run, SlotState,
     TokenHash,
@@ -145,6 +145,10 @@ pub(crate) fn class(name: &str) -> Class {
                 ..Harden::default()
             },
             disabled: false,
+            offline: Some(Offline {
+                runs: 2,
+                for_seconds: 600,
+            }),
         },
         created_at: time(0),
         updated_at: time(9),
@@ -194,6 +198,9 @@ pub(crate) fn run(number: u64) -> Run {
         svids: policy(),
         admitted_at: time(1),
         expires_at: time(3601),
+        lease: Some(Lease {
+            token: "a.b.c".to_owned(),
+        }),
         started: Some(Started {
             at: time(2),
             pid: 4711,
