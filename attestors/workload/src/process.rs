@@ -2,6 +2,7 @@
 //! a process writes its own, and only a launcher that chose it could measure it. The rest is the kernel's word. What costs
 //! more than a look at the command line is looked for only where somebody asks for it.
 
+mod ancestors;
 mod ask;
 mod group;
 mod place;
@@ -18,8 +19,8 @@ use async_trait::async_trait;
 use vouchsafe_attestors::{Asked, Evidence, Process, Reach, Trust, WorkloadAttestError, WorkloadAttestor};
 
 use self::ask::{
-    CGROUP, CWD, IMMUTABLE, INTERPRETER_PATH, INTERPRETER_SHA256, INVOCATION, LOCK, NON_DUMPABLE, PACKAGE,
-    UNIT, VENV,
+    ANCESTOR, CGROUP, CWD, IMMUTABLE, INTERPRETER_PATH, INTERPRETER_SHA256, INVOCATION, LOCK, NON_DUMPABLE,
+    PACKAGE, UNIT, VENV,
 };
 use self::group::Groups;
 use self::venv::{Folders, Venv};
@@ -213,6 +214,9 @@ fn dearer(
 ) -> Result<(), WorkloadAttestError> {
     if asked.has(CWD) {
         place::cwd(evidence, dir);
+    }
+    if asked.has(ANCESTOR) {
+        ancestors::ancestors(evidence, process);
     }
     if asked.has(NON_DUMPABLE) {
         place::non_dumpable(evidence, dir, process);

@@ -4,6 +4,7 @@ use vouchsafe_identity::Selector;
 
 use super::NAME;
 
+pub(super) const ANCESTOR: &str = "process:ancestor";
 pub(super) const CGROUP: &str = "process:cgroup";
 pub(super) const CWD: &str = "process:cwd";
 pub(super) const IMMUTABLE: &str = "process:immutable";
@@ -18,7 +19,8 @@ pub(super) const UNIT: &str = "process:systemd_unit";
 pub(super) const VENV: &str = "process:venv";
 
 /// What is asked for as a whole.
-const WHOLE: [&str; 10] = [
+const WHOLE: [&str; 11] = [
+    ANCESTOR,
     CGROUP,
     CWD,
     IMMUTABLE,

@@ -1,5 +1,6 @@
 //! The `process` attestor on real interpreters.
 
+mod ancestors;
 mod asked;
 
 use std::fs;
