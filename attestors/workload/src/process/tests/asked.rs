@@ -287,6 +287,7 @@ async fn a_program_that_is_no_interpreter_has_a_place_and_no_environment() {
             "cgroup",
             "systemd_unit",
             "systemd_invocation_id",
+            "ancestor",
         ];
         assert!(known.contains(&name), "{text}");
     }
