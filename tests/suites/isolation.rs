@@ -9,6 +9,8 @@ mod files;
 mod gate;
 #[path = "isolation/groups.rs"]
 mod groups;
+#[path = "isolation/hung.rs"]
+mod hung;
 #[path = "isolation/memory.rs"]
 mod memory;
 #[path = "isolation/rig.rs"]

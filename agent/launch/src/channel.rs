@@ -31,7 +31,7 @@ impl Channel {
     ) -> io::Result<()> {
         let body = serde_json::to_vec(message)?;
         let len = u32::try_from(body.len()).map_err(io::Error::other)?;
-        vouchsafe_sys::send_descriptors(&self.0, &[MARK], descriptors).map_err(io::Error::other)?;
+        vouchsafe_sys::send_descriptors(&self.0, &[MARK], descriptors)?;
         self.0.write_all(&len.to_le_bytes())?;
         self.0.write_all(&body)
     }
@@ -39,8 +39,7 @@ impl Channel {
     /// The next message; nothing at the end.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut mark = [0; 1];
-        let received = vouchsafe_sys::receive_descriptors(self.0.as_fd(), &mut mark, MAX_DESCRIPTORS);
-        let received = received.map_err(io::Error::other)?;
+        let received = vouchsafe_sys::receive_descriptors(self.0.as_fd(), &mut mark, MAX_DESCRIPTORS)?;
         if received.len == 0 {
             return Ok(None);
         }

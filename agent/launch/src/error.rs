@@ -85,6 +85,9 @@ pub enum LaunchError {
     /// The supervisor ended without an answer.
     #[error("the supervisor ended before the program was started")]
     SupervisorEnded,
+    /// Something that the process needs hangs.
+    #[error("the process was not ready in time: does its working directory hang, or that of its program?")]
+    Late,
     /// The process could not become the program.
     #[error("cannot start the program: {step}: {error}")]
     Stage {

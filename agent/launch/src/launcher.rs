@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 
@@ -39,7 +40,12 @@ pub struct Config {
     pub records: PathBuf,
     /// Where control groups are made; without it only programs without isolation can be started.
     pub cgroups: Option<CgroupRoot>,
+    /// How long a process may take to the gate: it enters a folder that the launcher names, which may hang.
+    pub patience: Duration,
 }
+
+/// How long that is in most cases.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts programs.
 #[derive(Debug)]
@@ -136,7 +142,7 @@ impl Launcher {
         };
         let [input, output, error] = &stdio;
         let descriptors = [opened.as_fd(), input.as_fd(), output.as_fd(), error.as_fd()];
-        let mut supervisor = Supervisor::start(&self.config.supervisor)?;
+        let mut supervisor = Supervisor::start(&self.config.supervisor, self.config.patience)?;
         let main = supervisor.order(&order, &descriptors)?;
         // At the gate it is not the program yet; all else holds already.
         let at_gate = Wanted {

@@ -22,7 +22,7 @@ pub mod verify;
 
 pub use digest::{Digest, DigestError};
 pub use error::LaunchError;
-pub use launcher::{Config, InForce, Launched, Launcher, Prepared, Recovered};
+pub use launcher::{Config, InForce, Launched, Launcher, PATIENCE, Prepared, Recovered};
 pub use plan::{Expected, Isolation, OnEnd, Plan, Stdio, User};
 pub use record::Outcome;
 pub use supervisor::main as supervisor_main;

@@ -69,3 +69,18 @@ impl SysError {
         }
     }
 }
+
+impl From<SysError> for io::Error {
+    /// Of the kind that the kernel's answer has, so that a caller can tell a timeout.
+    fn from(error: SysError) -> Self {
+        let kind = match &error {
+            SysError::Gone => io::ErrorKind::NotFound,
+            SysError::NotPermitted { .. } => io::ErrorKind::PermissionDenied,
+            SysError::Unsupported { .. } => io::ErrorKind::Unsupported,
+            SysError::Malformed { .. } => io::ErrorKind::InvalidData,
+            SysError::ForeignPidNamespace => io::ErrorKind::Other,
+            SysError::Call { source, .. } => source.kind(),
+        };
+        Self::new(kind, error)
+    }
+}

@@ -7,12 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use vouchsafe_launch::cgroups::CgroupRoot;
 use vouchsafe_launch::harden::Harden;
 use vouchsafe_launch::{
-    Config, Expected, Isolation, LaunchError, Launched, Launcher, OnEnd, Outcome, Plan, Stdio, User,
+    Config, Expected, Isolation, LaunchError, Launched, Launcher, OnEnd, Outcome, PATIENCE, Plan, Stdio, User,
 };
 use vouchsafe_tests::daemons::binary;
 
@@ -32,13 +33,17 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Self {
+        Self::with_patience(PATIENCE)
+    }
+
+    pub(crate) fn with_patience(patience: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
         let own = CgroupRoot::of_self("vouchsafe.test").unwrap();
         let number = NAMES.fetch_add(1, Ordering::Relaxed);
         let groups = format!("vouchsafe.test-{}-{number}", std::process::id());
         let groups = CgroupRoot::open(&own.path().with_file_name(groups)).unwrap();
-        let launcher = launcher(dir.path(), &groups);
+        let launcher = launcher(dir.path(), &groups, patience);
         Self {
             launcher,
             groups,
@@ -48,7 +53,7 @@ impl Rig {
 
     /// The launcher that a restarted agent would have.
     pub(crate) fn again(&self) -> Launcher {
-        launcher(self.dir.path(), &self.groups)
+        launcher(self.dir.path(), &self.groups, PATIENCE)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -104,12 +109,13 @@ impl Drop for Rig {
     }
 }
 
-fn launcher(dir: &Path, groups: &CgroupRoot) -> Launcher {
+fn launcher(dir: &Path, groups: &CgroupRoot, patience: Duration) -> Launcher {
     let config = Config {
         supervisor: binary("vouchsafe-supervisor").unwrap(),
         copies: dir.join("copies"),
         records: dir.join("records"),
         cgroups: Some(groups.clone()),
+        patience,
     };
     Launcher::new(config).unwrap()
 }

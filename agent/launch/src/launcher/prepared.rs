@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use vouchsafe_sys::PidFd;
 
@@ -20,8 +21,8 @@ use crate::order::{Answer, Order, Word};
 use crate::record::clear;
 use crate::verify::{VerifyError, Wanted, verify};
 
-/// How long the supervisor may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a supervisor may take to go once it is alone, in milliseconds.
+const LEAVE_WITHIN: u16 = 2_000;
 
 /// A group that is cleared away unless its run takes it over.
 #[derive(Debug)]
@@ -47,10 +48,11 @@ pub(super) struct Supervisor {
     pub(super) path: PathBuf,
     pub(super) channel: Option<Channel>,
     pub(super) child: Option<Child>,
+    pub(super) pidfd: Option<PidFd>,
 }
 
 impl Supervisor {
-    pub(super) fn start(path: &Path) -> Result<Self, LaunchError> {
+    pub(super) fn start(path: &Path, patience: Duration) -> Result<Self, LaunchError> {
         let failed = |source| LaunchError::Supervisor {
             path: path.to_owned(),
             source,
@@ -58,13 +60,33 @@ impl Supervisor {
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mut command = Command::new(path);
         let command = command.env_clear().current_dir("/").stdin(OwnedFd::from(theirs));
-        let child = command.stdout(Stdio::null()).spawn().map_err(failed)?;
+        let mut child = command.stdout(Stdio::null()).spawn().map_err(failed)?;
+        // Held from the beginning: once the gate is open nothing may fail any more for want of a descriptor.
+        let held = i32::try_from(child.id()).map_err(io::Error::other);
+        let held = held.and_then(|pid| Ok(PidFd::open(pid)?));
+        let pidfd = match held {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                let _ended_already = child.kill();
+                let _reaped = child.wait();
+                return Err(failed(error));
+            }
+        };
         let channel = Channel::new(ours);
-        channel.set_patience(PATIENCE).map_err(failed)?;
+        channel.set_patience(patience).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             channel: Some(channel),
             child: Some(child),
+            pidfd: Some(pidfd),
+        })
+    }
+
+    /// Whether it ends within so many milliseconds.
+    fn ends_within(&self, milliseconds: u16) -> bool {
+        self.pidfd.as_ref().is_some_and(|pidfd| {
+            let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            poll(&mut ended, PollTimeout::from(milliseconds)) == Ok(1)
         })
     }
 
@@ -102,11 +124,16 @@ impl Supervisor {
 
     fn answer(&mut self) -> Result<(Answer, Vec<OwnedFd>), LaunchError> {
         let failed = self.failed();
-        match self.channel()?.receive::<Answer>().map_err(failed)? {
-            Some((Answer::Failed { step, error }, _)) => Err(LaunchError::Stage { step, error }),
-            Some(answer) => Ok(answer),
-            None => Err(LaunchError::SupervisorEnded),
+        let late =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        match self.channel()?.receive::<Answer>() {
+            Err(error) if late(&error) => return Err(LaunchError::Late),
+            answer => answer.map_err(failed)?,
         }
+        .map_or(Err(LaunchError::SupervisorEnded), |answer| match answer {
+            (Answer::Failed { step, error }, _) => Err(LaunchError::Stage { step, error }),
+            answer => Ok(answer),
+        })
     }
 }
 
@@ -115,6 +142,10 @@ impl Drop for Supervisor {
         // It hears that it is alone, ends what waits at the gate, and goes.
         self.channel = None;
         if let Some(mut child) = self.child.take() {
+            // It does not go where what it waits for hangs, in a file system of the launcher's say.
+            if !self.ends_within(LEAVE_WITHIN) {
+                let _ended_meanwhile = child.kill();
+            }
             let _reaped = child.wait();
         }
     }
@@ -186,6 +217,7 @@ impl Prepared {
             ..self.wanted
         };
         verify(&self.main, &at_gate)?;
+        let supervisor = self.supervisor.pidfd.take().ok_or(LaunchError::SupervisorEnded)?;
         self.supervisor.open_gate()?;
         match self.check() {
             Ok(()) => {}
@@ -200,17 +232,8 @@ impl Prepared {
         }
         // From here on the supervisor keeps it.
         self.group.0 = None;
-        let child = self.supervisor.child.take();
-        let pid = child
-            .as_ref()
-            .and_then(|child| i32::try_from(child.id()).ok())
-            .unwrap_or_default();
-        let supervisor = PidFd::open(pid).map_err(|error| LaunchError::Io {
-            what: "holding the supervisor",
-            source: io::Error::other(error),
-        })?;
         Ok(Launched {
-            child,
+            child: self.supervisor.child.take(),
             supervisor,
             main: self.main,
             record: self.record,
