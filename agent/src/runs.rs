@@ -112,6 +112,8 @@ struct Table {
     by_process: HashMap<ProcessIdentity, Arc<Run>>,
     /// By the path that `/proc/PID/cgroup` gives.
     by_group: HashMap<String, Arc<Run>>,
+    /// Groups of what runs left behind that ended before this agent was started.
+    left: HashMap<String, RunId>,
     entries: EntryIndex,
     /// The last that ended.
     ended: BTreeSet<RunId>,
@@ -191,8 +193,23 @@ impl Runs {
         self.settle(&table);
     }
 
+    /// A run that has ended before has left processes behind: they are known as its own.
+    pub(crate) fn leave(&self, run: RunId, group: String) {
+        let mut table = self.lock();
+        table.left.insert(group, run);
+        self.settle(&table);
+    }
+
+    /// What a run left behind has gone.
+    pub(crate) fn forget_left(&self, group: &str) {
+        let mut table = self.lock();
+        table.left.remove(group);
+        self.settle(&table);
+    }
+
     fn settle(&self, table: &Table) {
-        self.0.live.store(table.by_id.len(), Ordering::Release);
+        let live = table.by_id.len().saturating_add(table.left.len());
+        self.0.live.store(live, Ordering::Release);
         self.0.shelf.x509.follow(&table.entries);
         let exists = |id: &_| table.entries.get(id).is_some();
         self.0.shelf.jwt.retain_entries(exists);
@@ -201,7 +218,7 @@ impl Runs {
     /// The run that a process belongs to, and whether it is its main process.
     ///
     /// # Errors
-    /// [`NotServed::Unknown`].
+    /// [`NotServed::Unknown`]; [`NotServed::Ended`] where the run ended before this agent was started.
     pub fn run_of(&self, process: &Process) -> Result<Option<(Arc<Run>, bool)>, NotServed> {
         if self.live() == 0 {
             return Ok(None);
@@ -214,10 +231,16 @@ impl Runs {
         let group = group_of(&process.pidfd, process.pid).map_err(NotServed::Unknown)?;
         let table = self.lock();
         let above = group.match_indices('/').map(|(at, _)| at).chain([group.len()]);
-        let found = above
-            .filter_map(|end| group.get(..end))
-            .find_map(|path| table.by_group.get(path));
-        Ok(found.map(|run| (Arc::clone(run), false)))
+        for path in above.filter_map(|end| group.get(..end)) {
+            if let Some(run) = table.by_group.get(path) {
+                return Ok(Some((Arc::clone(run), false)));
+            }
+            if let Some(run) = table.left.get(path) {
+                let (run, cause) = (*run, Cause::Over);
+                return Err(NotServed::Ended { run, cause });
+            }
+        }
+        Ok(None)
     }
 
     /// What a process gets by the run that it belongs to. Blocks on reads of `/proc`.

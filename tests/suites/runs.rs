@@ -13,6 +13,8 @@ mod commands;
 mod identity;
 #[path = "runs/leases.rs"]
 mod leases;
+#[path = "runs/left.rs"]
+mod left;
 #[path = "runs/life.rs"]
 mod life;
 #[path = "runs/many.rs"]

@@ -165,6 +165,7 @@ fn starter(config: &Config) -> Result<Starter, AppError> {
         copies: config.launch.programs_dir.clone(),
         records: config.data_dir.join(PROCESSES),
         cgroups,
+        patience: vouchsafe_launch::PATIENCE,
     };
     Starter::new(config).map_err(|error| AppError::Launch(in_full(&error)))
 }

@@ -1,6 +1,8 @@
 //! Follows each run to its end, ends those whose time has come, and finds those again that an earlier life of the agent
 //! started.
 
+mod again;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,11 +10,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 use vouchsafe_identity::RunId;
-use vouchsafe_launch::{LaunchError, Launched, Outcome, Recovered};
+use vouchsafe_launch::{LaunchError, Launched, Outcome};
 use vouchsafe_proto::vouchsafe::run::v1::LeasedStart;
 use vouchsafe_runtime::{Clock, TaskGroup};
 
 use super::launching::Launching;
+use super::output::KEPT_BYTES;
 use super::run::{Cause, Launcher};
 use super::users::Place;
 use super::{Run, admission};
@@ -20,11 +23,14 @@ use crate::knowledge::{Knowledge, KnowledgeBase};
 use crate::random::Backoff;
 use crate::upstream::UpstreamError;
 use crate::workload::PATIENCE;
+pub use again::Found;
 
 /// How long a run that must end has to end by itself.
 pub const GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether what a run left behind has gone, and whether what it says grows too long.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How soon, where a run says much.
+const LOOK_SOON: Duration = Duration::from_millis(100);
 /// First and longest wait before the server is told again.
 pub(super) const FIRST_RETRY: Duration = Duration::from_millis(500);
 pub(super) const LONGEST_RETRY: Duration = Duration::from_secs(30);
@@ -153,82 +159,6 @@ pub struct Kept {
     pub unheard: Option<LeasedStart>,
 }
 
-/// A run that an earlier life of the agent started.
-#[derive(Debug)]
-pub enum Found {
-    /// It lives.
-    Living(Kept),
-    /// It has ended, and the server may not know; nor, if it was launched by a lease, that it began.
-    Ended(RunId, Outcome, Option<LeasedStart>),
-}
-
-impl Launching {
-    /// Finds what an earlier life of the agent started, and takes in what lives. To be done before anybody is served, for
-    /// until then nobody knows whose those processes are. Blocks.
-    ///
-    /// # Errors
-    /// Where what is on disk cannot be read.
-    pub fn find_again(&self, ends: &Ends) -> Result<Vec<Found>, LaunchError> {
-        let mut found = Vec::new();
-        for (name, recovered) in self.starter.recover()? {
-            let record = RunId::new(&name).ok().and_then(|run| self.records.get(run));
-            let Some(mut record) = record else {
-                // Nobody can say what it is: it gets nothing, and it goes.
-                tracing::warn!(run_id = name, "a run of which the agent has no record is ended");
-                if let Recovered::Living(launched) = &recovered {
-                    launched.kill()?;
-                }
-                self.starter.forget(&name)?;
-                continue;
-            };
-            match recovered {
-                Recovered::Ended(outcome) => {
-                    ends.note(Over {
-                        run: record.run,
-                        launcher: record.launcher(),
-                        outcome,
-                        cause: Cause::Over,
-                    });
-                    self.runs.lease_is_used(record.run);
-                    found.push(Found::Ended(record.run, outcome, record.unheard()));
-                }
-                Recovered::Living(launched) => {
-                    record.found = record.found.saturating_add(1);
-                    let written = self.records.put(&record);
-                    written.map_err(|source| LaunchError::Io {
-                        what: "writing the record of a run",
-                        source,
-                    })?;
-                    let entered = launched.main().try_clone().map_err(|error| error.to_string());
-                    let entered =
-                        entered.and_then(|main| self.enter(&record, main).map_err(|error| error.to_string()));
-                    match entered {
-                        Ok(run) => found.push(Found::Living(Kept {
-                            run,
-                            launched,
-                            place: Some(self.users.this(record.uid)),
-                            output: record.output,
-                            unheard: record.unheard(),
-                        })),
-                        Err(error) => {
-                            tracing::warn!(run_id = name, error, "a run that cannot be kept is ended");
-                            launched.kill()?;
-                        }
-                    }
-                }
-            }
-        }
-        self.records.keep_only(|run| {
-            let living = self.runs.get(run).is_some();
-            living
-                || found
-                    .iter()
-                    .any(|found| matches!(found, Found::Ended(ended, ..) if *ended == run))
-        });
-        Ok(found)
-    }
-}
-
 impl Keeper {
     /// Follows a run to its end, unless the agent stops before: it lives on then, and the next life of the agent finds it.
     /// One whose launcher waits for it is ended when `abandoned` resolves.
@@ -274,12 +204,15 @@ impl Keeper {
             cause,
         });
         if kept.output {
-            self.launching.outputs.trim(run.id);
+            let (outputs, id) = (self.launching.outputs.clone(), run.id);
+            let _trimmed = tokio::task::spawn_blocking(move || outputs.trim(id)).await;
         }
         // It has to begin for the server before it can end.
         run.known_to_server().await;
         self.tell(run.id, outcome).await;
-        self.forget(&run, kept.place).await;
+        self.forget(run.id).await;
+        self.launching.runs.forget(&run);
+        drop(kept.place);
     }
 
     /// Waits for what ends a run before it ends by itself.
@@ -295,10 +228,18 @@ impl Keeper {
             if !output {
                 std::future::pending::<()>().await;
             }
+            let (mut pause, mut before) = (LOOK_SOON, 0);
             loop {
-                self.clock.sleep(LOOK_AGAIN).await;
+                self.clock.sleep(pause).await;
                 let (outputs, id) = (self.launching.outputs.clone(), run.id);
-                let _trimmed = tokio::task::spawn_blocking(move || outputs.trim(id)).await;
+                let said = tokio::task::spawn_blocking(move || outputs.trim(id)).await;
+                let said = said.unwrap_or_default();
+                pause = match said.saturating_sub(before) {
+                    // It may fill a disk within seconds.
+                    much if much > KEPT_BYTES / 8 => LOOK_SOON,
+                    _ => LOOK_AGAIN.min(pause * 2),
+                };
+                before = said;
             }
         };
         tokio::select! {
@@ -315,51 +256,22 @@ impl Keeper {
         tell(admission.as_ref(), run, Some(outcome), &self.clock).await;
     }
 
-    /// Forgets a run once none of its processes is left: until then they are known to be its own.
-    async fn forget(&self, run: &Arc<Run>, place: Option<Place>) {
-        while self.is_populated(run).await {
+    /// Forgets a run on disk once none of its processes is left: until then they are known to be its own.
+    async fn forget(&self, run: RunId) {
+        let name = run.to_string();
+        while self.is_populated(name.clone()).await {
             self.clock.sleep(LOOK_AGAIN).await;
         }
-        let name = run.id.to_string();
         if let Err(error) = self.launching.starter.forget(&name) {
-            tracing::warn!(run_id = %run.id, %error, "what is left of a run cannot be removed");
+            tracing::warn!(run_id = name, %error, "what is left of a run cannot be removed");
         }
-        self.launching.records.remove(run.id);
-        self.launching.runs.forget(run);
-        drop(place);
+        self.launching.records.remove(run);
     }
 
-    async fn is_populated(&self, run: &Arc<Run>) -> bool {
-        let (starter, name) = (Arc::clone(&self.launching.starter), run.id.to_string());
+    async fn is_populated(&self, name: String) -> bool {
+        let starter = Arc::clone(&self.launching.starter);
         let look = move || starter.is_populated(&name);
         tokio::task::spawn_blocking(look).await.unwrap_or(false)
-    }
-
-    /// Takes up what an earlier life of the agent started, and tells the server which runs live.
-    pub async fn take_up(self, found: Vec<Found>) {
-        let mut ended = Vec::new();
-        for found in found {
-            match found {
-                Found::Living(kept) => {
-                    tracing::info!(run_id = %kept.run.id, class = %kept.run.class, "a run lives on");
-                    self.keep(kept, std::future::pending());
-                }
-                Found::Ended(run, outcome, unheard) => ended.push((run, outcome, unheard)),
-            }
-        }
-        for (run, outcome, unheard) in ended {
-            if let Some(told) = unheard
-                && let Err(error) = self.launched_by_lease(run, 0, told).await
-            {
-                tracing::warn!(run_id = %run, %error, "the server does not take a run that was launched by a lease");
-            }
-            self.tell(run, outcome).await;
-            if let Err(error) = self.launching.starter.forget(&run.to_string()) {
-                tracing::warn!(run_id = %run, %error, "what is left of a run cannot be removed");
-            }
-            self.launching.records.remove(run);
-        }
-        self.report().await;
     }
 
     /// Tells the server which runs live here, and goes on to ask it whether they still live for it.

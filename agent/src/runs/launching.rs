@@ -1,6 +1,7 @@
 //! How a run begins: the class, the command held against it, admission by the server, a process at the gate, its
 //! registration, and only then the program.
 
+mod admitting;
 mod error;
 
 use std::fs::File;
@@ -8,10 +9,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use prost::Message;
-use time::OffsetDateTime;
-use vouchsafe_identity::{ClassName, RunId, RunIdentity, SpiffeId};
+use vouchsafe_identity::{ClassName, RunId, SpiffeId};
 use vouchsafe_launch::{Launched, Launcher as Starter, Plan, Prepared, Stdio, User};
 use vouchsafe_proto::vouchsafe::launch::v1::LaunchRequest;
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
@@ -19,13 +18,14 @@ use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use super::admission::Admission;
 use super::command::{Command, Sockets};
 use super::keeper::Reported;
-use super::leases::{Leases, NoLease};
+use super::leases::Leases;
 use super::output::Outputs;
 use super::record::{Records, RunRecord};
-use super::run::{self, Cause};
+use super::run::Cause;
 use super::users::{Place, Users};
 use super::{Run, Runs};
-use crate::upstream::UpstreamError;
+pub use admitting::AdmittedRun;
+pub(super) use admitting::covers;
 pub use error::LaunchingError;
 
 /// Who asks for a run, as the agent made out.
@@ -72,21 +72,6 @@ impl std::fmt::Debug for Launching {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Launching").finish_non_exhaustive()
     }
-}
-
-/// A run that was admitted; nothing of it runs yet.
-#[derive(Debug)]
-pub struct AdmittedRun {
-    /// Its number.
-    pub run: RunId,
-    /// Its SPIFFE ID.
-    pub spiffe_id: SpiffeId,
-    /// Until when it may live.
-    pub expires_at: OffsetDateTime,
-    class: ClassName,
-    inherit: run::Inherit,
-    /// How it is launched by a lease, if it is.
-    unheard: Option<proto::LeasedStart>,
 }
 
 /// A run that runs.
@@ -143,11 +128,13 @@ impl Launching {
             None if !root => return Err(LaunchingError::OtherUser { own, uid: asker.uid }),
             None => {
                 let (uid, gid, groups) = (asker.uid, asker.gid, asker.groups.clone());
-                (Some(User { uid, gid, groups }), None)
+                (Some(User { uid, gid, groups }), Some(self.shared(uid, asker)?))
             }
             Some(proto::run_user::User::Fixed(fixed)) => {
                 let (uid, gid, groups) = (fixed.uid, fixed.gid, Vec::new());
-                (Some(User { uid, gid, groups }), None)
+                // Another uid than its own only root can give it, which the launcher says.
+                let place = root.then(|| self.shared(uid, asker)).transpose()?;
+                (Some(User { uid, gid, groups }), place)
             }
             Some(proto::run_user::User::Pool(pool)) => {
                 let place = self.users.any(pool.first_uid, pool.last_uid);
@@ -170,69 +157,11 @@ impl Launching {
         })
     }
 
-    /// Has the server admit the run; while it is away, takes a lease.
-    ///
-    /// # Errors
-    /// [`LaunchingError::Admission`], [`LaunchingError::NoLease`].
-    pub async fn admit(
-        &self,
-        request: &LaunchRequest,
-        class: &proto::Class,
-        asker: &Asker,
-        intended: &Intended,
-    ) -> Result<AdmittedRun, LaunchingError> {
-        let spec = class.spec.clone().unwrap_or_default();
-        let isolation = match intended.command.isolation {
-            vouchsafe_launch::Isolation::Process => proto::Isolation::Process,
-            vouchsafe_launch::Isolation::None => proto::Isolation::None,
-        };
-        let asked = proto::AdmitRunRequest {
-            class: class.name.clone(),
-            class_version: class.version,
-            launcher: Some(launcher(asker, &spec)),
-            parent_run_id: asker
-                .parent
-                .as_ref()
-                .map(|run| run.id.to_string())
-                .unwrap_or_default(),
-            task: request.task.clone(),
-            labels: request.labels.clone(),
-            uid: intended.uid,
-            isolation: isolation.into(),
-            measured_sha256: measured(&intended.command),
-        };
-        let inherit = spec.inherit().into();
-        let away = match self.leases.is_server_away() {
-            true => "it has not been reached of late".to_owned(),
-            false => match self.ask(&asked).await {
-                Ok(answer) => return admitted(&answer, name(class)?, inherit),
-                Err(error) if error.is_temporary() => error.to_string(),
-                Err(error) => return Err(error.into()),
-            },
-        };
-        let (leases, runs, wanted) = (self.leases.clone(), self.runs.clone(), asked.clone());
-        let taken = tokio::task::spawn_blocking(move || leases.take(&runs, &wanted)).await;
-        let taken = taken.unwrap_or_else(|error| Err(NoLease::Io(error.to_string())));
-        let lease = taken.map_err(|none| LaunchingError::NoLease { away, none })?;
-        let identity = RunIdentity::parse(&lease.run);
-        let identity =
-            identity.ok_or_else(|| LaunchingError::Nonsense(format!("`{}` is no run", lease.run)))?;
-        Ok(AdmittedRun {
-            run: identity.run,
-            spiffe_id: lease.run,
-            expires_at: lease.expires_at,
-            class: lease.class,
-            inherit,
-            unheard: Some(proto::LeasedStart {
-                admission: Some(asked),
-                started_at: self.leases.clock.now().unix_timestamp(),
-            }),
-        })
-    }
-
-    async fn ask(&self, asked: &proto::AdmitRunRequest) -> Result<proto::AdmitRunResponse, UpstreamError> {
-        self.reported.wait().await?;
-        self.admission.admit(asked.clone()).await
+    /// A uid that is not of a pool, or of the pool that the asking run has it of.
+    fn shared(&self, uid: u32, asker: &Asker) -> Result<Place, LaunchingError> {
+        let by_its_run = asker.parent.is_some() && asker.uid == uid;
+        let place = self.users.shared(uid, by_its_run);
+        place.ok_or(LaunchingError::UidOfAnother { uid })
     }
 
     /// Starts an admitted run. It is registered, here and on disk, before its program runs. Blocks.
@@ -286,7 +215,9 @@ impl Launching {
         let prepared = self.starter.prepare(plan)?;
         let in_force = prepared.in_force();
         let unheard = admitted.unheard.clone();
-        let run = self.register(&prepared, asker, uid, admitted, (request.task.clone(), output))?;
+        let alone = place.as_ref().is_some_and(Place::is_alone);
+        let told = (request.task.clone(), output);
+        let run = self.register(&prepared, asker, (uid, alone), admitted, told)?;
         // From here on its processes are known to be its own.
         match prepared.release() {
             Ok(launched) => Ok(Begun {
@@ -312,7 +243,7 @@ impl Launching {
         &self,
         prepared: &Prepared,
         asker: &Asker,
-        uid: u32,
+        (uid, alone): (u32, bool),
         admitted: AdmittedRun,
         (task, output): (String, bool),
     ) -> Result<Arc<Run>, LaunchingError> {
@@ -337,6 +268,7 @@ impl Launching {
             task,
             expires_at: admitted.expires_at.unix_timestamp(),
             uid,
+            alone,
             program: wanted.program,
             non_dumpable: wanted.non_dumpable,
             group,
@@ -371,67 +303,12 @@ impl Launching {
 
     /// Empty input, and a file for what it says.
     fn unheard(&self, run: RunId) -> io::Result<[OwnedFd; 3]> {
-        let says = self.outputs.create(run)?;
+        let says = self.outputs.create(run, |id| self.runs.get(id).is_some())?;
         let both = says.try_clone()?;
         Ok([File::open("/dev/null")?.into(), says.into(), both.into()])
     }
 }
 
-/// A run that the server admitted.
-fn admitted(
-    answer: &proto::AdmitRunResponse,
-    class: ClassName,
-    inherit: run::Inherit,
-) -> Result<AdmittedRun, LaunchingError> {
-    let nonsense = |error: &dyn std::fmt::Display| LaunchingError::Nonsense(error.to_string());
-    let expires_at = OffsetDateTime::from_unix_timestamp(answer.expires_at);
-    Ok(AdmittedRun {
-        run: RunId::new(&answer.run_id).map_err(|error| nonsense(&error))?,
-        spiffe_id: SpiffeId::new(&answer.spiffe_id).map_err(|error| nonsense(&error))?,
-        expires_at: expires_at.map_err(|error| nonsense(&error))?,
-        class,
-        inherit,
-        unheard: None,
-    })
-}
-
 fn name(class: &proto::Class) -> Result<ClassName, LaunchingError> {
     ClassName::new(&class.name).map_err(|error| LaunchingError::Nonsense(error.to_string()))
-}
-
-/// The launcher as the server is told it: of several SPIFFE IDs the one that the class names.
-fn launcher(asker: &Asker, spec: &proto::ClassSpec) -> proto::Launcher {
-    let named = |id: &&SpiffeId| spec.launchers.iter().any(|rule| covers(rule, id));
-    let own = asker.parent.as_ref().map(|run| &run.spiffe_id);
-    let id = own.or_else(|| asker.spiffe_ids.iter().find(named));
-    let id = id.or_else(|| asker.spiffe_ids.first());
-    let mut gids = vec![asker.gid];
-    gids.extend(asker.groups.iter().filter(|gid| **gid != asker.gid));
-    proto::Launcher {
-        uid: asker.uid,
-        gids,
-        user: asker.user.clone().unwrap_or_default(),
-        spiffe_id: id.map(ToString::to_string).unwrap_or_default(),
-    }
-}
-
-/// Whether a class's rule may be about this id. The server decides.
-pub(super) fn covers(rule: &str, id: &SpiffeId) -> bool {
-    match rule.strip_suffix("/**") {
-        Some(prefix) => id
-            .as_str()
-            .strip_prefix(prefix)
-            .is_some_and(|rest| rest.starts_with('/')),
-        None => rule == id.as_str(),
-    }
-}
-
-/// The hash of all that must be so before the program runs.
-fn measured(command: &Command) -> String {
-    let mut context = Context::new(&SHA256);
-    for file in std::iter::once(&command.program).chain(&command.files) {
-        let hash = file.sha256.map(|hash| hash.to_string()).unwrap_or_default();
-        context.update(format!("{hash}  {}\n", file.path.display()).as_bytes());
-    }
-    hex::encode(context.finish())
 }

@@ -149,7 +149,7 @@ fn verified(
 }
 
 /// Whether a class names who asks; a run counts by its own SPIFFE ID alone.
-fn may_launch(spec: &ClassSpec, asked: &AdmitRunRequest) -> bool {
+pub(super) fn may_launch(spec: &ClassSpec, asked: &AdmitRunRequest) -> bool {
     let nobody = Launcher::default();
     let launcher = asked.launcher.as_ref().unwrap_or(&nobody);
     let is_run = !asked.parent_run_id.is_empty();

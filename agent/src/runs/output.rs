@@ -34,12 +34,12 @@ impl Outputs {
         self.0.join(format!("{run}.log"))
     }
 
-    /// A new file, to be written at its end. The oldest ones go, where there are too many.
+    /// A new file, to be written at its end. The oldest ones go, where there are too many; not those of runs that live.
     ///
     /// # Errors
     /// Where it cannot be made.
-    pub fn create(&self, run: RunId) -> io::Result<File> {
-        self.make_room();
+    pub fn create(&self, run: RunId, lives: impl Fn(RunId) -> bool) -> io::Result<File> {
+        self.make_room(lives);
         let mut options = OpenOptions::new();
         options
             .append(true)
@@ -59,10 +59,10 @@ impl Outputs {
         Ok(file)
     }
 
-    /// Gives back the space of what is too long ago.
-    pub fn trim(&self, run: RunId) {
+    /// Gives back the space of what is too long ago; how much the run has said by now, in bytes.
+    pub fn trim(&self, run: RunId) -> u64 {
         let Ok(file) = OpenOptions::new().write(true).open(self.path(run)) else {
-            return;
+            return 0;
         };
         let len = file.metadata().map_or(0, |metadata| metadata.len());
         if let Ok(until @ 1..) = i64::try_from(given_back(len)) {
@@ -71,6 +71,7 @@ impl Outputs {
                 tracing::warn!(run_id = %run, error = %errno, "the output of a run cannot be shortened");
             }
         }
+        len
     }
 
     /// Forgets what a run said.
@@ -79,10 +80,17 @@ impl Outputs {
         let _gone_already = fs::remove_file(self.path(run));
     }
 
-    fn make_room(&self) {
+    fn make_room(&self, lives: impl Fn(RunId) -> bool) {
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let ended = |path: &PathBuf| {
+            let name = path
+                .file_stem()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            !RunId::new(name).is_ok_and(&lives)
+        };
         // Names are in the order of admission.
-        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(ended).collect();
         if paths.len() < KEPT_RUNS {
             return;
         }
@@ -110,7 +118,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let outputs = Outputs::open(folder.path()).unwrap();
         let run = RunId::made(1, 1);
-        let mut file = outputs.create(run).unwrap();
+        let mut file = outputs.create(run, |_| false).unwrap();
         let piece = vec![b'a'; 1024 * 1024];
         for _ in 0..20 {
             file.write_all(&piece).unwrap();
@@ -136,10 +144,15 @@ mod tests {
         let outputs = Outputs::open(folder.path()).unwrap();
         let run = |n: u64| RunId::made(n, 0);
         for n in 0..KEPT_RUNS as u64 + 3 {
-            outputs.create(run(n)).unwrap();
+            outputs.create(run(n), |id| id == run(1)).unwrap();
         }
+        assert!(outputs.read(run(0)).is_err());
+        assert!(outputs.read(run(1)).is_ok(), "it lives");
         assert!(outputs.read(run(2)).is_err());
         assert!(outputs.read(run(3)).is_ok());
-        assert!(outputs.create(run(200)).is_err(), "names are used once");
+        assert!(
+            outputs.create(run(200), |_| false).is_err(),
+            "names are used once"
+        );
     }
 }

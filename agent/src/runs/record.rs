@@ -37,6 +37,9 @@ pub struct RunRecord {
     pub expires_at: i64,
     /// The user that it has.
     pub uid: u32,
+    /// Whether that is of a pool.
+    #[serde(default)]
+    pub alone: bool,
     /// Device and inode of its program.
     pub program: Option<(u64, u64)>,
     /// Whether others of its user are shut out.
@@ -159,6 +162,7 @@ mod tests {
             task: "t".to_owned(),
             expires_at: 7,
             uid: 6,
+            alone: true,
             program: Some((1, 2)),
             non_dumpable: true,
             group: Some((9, "/a/b".to_owned())),

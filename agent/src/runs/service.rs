@@ -19,7 +19,7 @@ use super::keeper::{Keeper, Kept, Over, tell};
 use super::launching::{AdmittedRun, Asker, Begun, Intended, LaunchingError};
 use super::run::{Cause, Launcher};
 use super::{Run, Standing};
-use crate::caller::Caller;
+use crate::caller::{Caller, Connection};
 use crate::metrics::Launches;
 use crate::workload::{Parts, identities};
 
@@ -170,7 +170,9 @@ impl Service {
                 entries.iter().map(|entry| entry.spiffe_id.clone()).collect()
             }
         };
-        let groups = groups(caller)?;
+        let connection = Arc::clone(&caller.connection);
+        let groups = tokio::task::spawn_blocking(move || groups(&connection)).await;
+        let groups = groups.map_err(|error| Status::internal(error.to_string()))??;
         let named = move || nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid));
         let user = tokio::task::spawn_blocking(named).await;
         Ok(Asker {
@@ -252,6 +254,13 @@ impl Service {
         class: Arc<run_api::Class>,
     ) -> Result<(Intended, AdmittedRun), LaunchingError> {
         let launching = &self.keeper.launching;
+        let may_ask = launching.may_ask(request, &class, asker).await;
+        if let Err(LaunchingError::AdmittedUnasked(run)) = &may_ask
+            && let Ok(run) = RunId::new(run)
+        {
+            self.never_started(run);
+        }
+        may_ask?;
         let intended = {
             let (launching, request) = (launching.clone(), request.clone());
             let (class, asker) = (Arc::clone(&class), asker.clone());
@@ -349,12 +358,12 @@ fn run_id(text: &str) -> Result<RunId, Status> {
 }
 
 /// The further groups of a caller.
-fn groups(caller: &Caller) -> Result<Vec<u32>, Status> {
-    let pid = caller.connection.peer.credentials().pid;
+fn groups(connection: &Connection) -> Result<Vec<u32>, Status> {
+    let pid = connection.peer.credentials().pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
     let status = status
         .map_err(|error| Status::unavailable(format!("the caller's groups cannot be read: {error}")))?;
-    if !caller.connection.peer.is_alive() {
+    if !connection.peer.is_alive() {
         return Err(Status::unavailable("the calling process has ended"));
     }
     let line = status

@@ -55,6 +55,7 @@ fn record() -> RunRecord {
         task: String::new(),
         expires_at: 0,
         uid: nix::unistd::geteuid().as_raw(),
+        alone: false,
         program: None,
         non_dumpable: false,
         group: None,

@@ -8,6 +8,7 @@ usage: story.py                 the main process, a child, and what the child st
        story.py exit CODE       ends with that code
        story.py nurse           starts a child and waits for it
        story.py launch COMMAND  has a child run that command
+       story.py leave           leaves a process behind that stays
        story.py stay            asks, and asks again at each SIGUSR1, until it is killed
 """
 
@@ -90,6 +91,8 @@ def main():
             sys.exit(subprocess.run(command).returncode)
         case ["exit", code]:
             sys.exit(int(code))
+        case ["leave"]:
+            subprocess.Popen([*me, "stay"], start_new_session=True)
         case ["stay"]:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
             while True:

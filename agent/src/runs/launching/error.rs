@@ -29,6 +29,15 @@ pub enum LaunchingError {
         /// The last.
         last: u32,
     },
+    /// The uid is that of a run of a pool.
+    #[error(
+        "uid {uid} is at present that of a run whose class has it of a pool, and so nobody else's: take another uid, or a \
+         pool without it"
+    )]
+    UidOfAnother {
+        /// The uid.
+        uid: u32,
+    },
     /// The agent is not root, and so becomes nobody else.
     #[error(
         "this agent runs as uid {own}, which is not root, and launches nothing for uid {uid}: ask as uid {own}, or run \
@@ -62,6 +71,9 @@ pub enum LaunchingError {
         /// Why there is no lease.
         none: NoLease,
     },
+    /// The server admitted whom the class as it is known here does not name; the run of that number must be ended.
+    #[error("who may launch the class has changed just now: ask again")]
+    AdmittedUnasked(String),
     /// What the server sent cannot be used.
     #[error("the server's answer cannot be used: {0}")]
     Nonsense(String),
@@ -94,11 +106,12 @@ impl From<LaunchingError> for Status {
                 return (**status).clone();
             }
             LaunchingError::Caller(status) => return status.clone(),
-            LaunchingError::NoLease { .. } => Code::Unavailable,
+            LaunchingError::NoLease { .. } | LaunchingError::AdmittedUnasked(_) => Code::Unavailable,
             LaunchingError::Admission(error) if error.is_temporary() => Code::Unavailable,
-            LaunchingError::OtherUser { .. } | LaunchingError::Admission(_) | LaunchingError::Start(_) => {
-                Code::FailedPrecondition
-            }
+            LaunchingError::OtherUser { .. }
+            | LaunchingError::UidOfAnother { .. }
+            | LaunchingError::Admission(_)
+            | LaunchingError::Start(_) => Code::FailedPrecondition,
             LaunchingError::Io { .. } => Code::Internal,
         };
         let mut text = error.to_string();
