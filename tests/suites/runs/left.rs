@@ -40,7 +40,6 @@ async fn refused(stage: &Stage, run: &Running, times: usize) {
             !said.contains("spiffe://example.org/agent/researcher/run"),
             "{said}"
         );
-        eprintln!("{said}");
         (said.matches(&reason).count() >= times).then_some(())
     })
     .await
