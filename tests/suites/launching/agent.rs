@@ -214,8 +214,11 @@ impl Agent {
     }
 
     pub(crate) fn asking(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary("vouchsafe").unwrap());
+        // Whoever started the tests may have had signals ignored, as a shell does for what it starts in the background.
+        let mut command = Command::new("/usr/bin/env");
         command
+            .arg("--default-signal=HUP,INT,QUIT,TERM")
+            .arg(binary("vouchsafe").unwrap())
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("VOUCHSAFE_LAUNCH_SOCKET", self.socket())

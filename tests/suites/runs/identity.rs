@@ -145,6 +145,19 @@ async fn who_may_not_launch_and_what_is_not_the_class_is_refused() {
     );
     let mut other = stage.request(&[]);
     other.arguments = vec![b"/bin/sh".to_vec(), b"-c".to_vec(), b"id".to_vec()];
+    let unnamed = stage.launch(other.clone()).await.unwrap_err();
+    assert_eq!(
+        unnamed.code(),
+        Code::PermissionDenied,
+        "who may not launch learns nothing of the class"
+    );
+
+    let own = stage.spec().unwrap();
+    stage
+        .class("own", "spiffe://example.org/agent/own", &own)
+        .await
+        .unwrap();
+    other.class = "own".to_owned();
     let refused = stage.launch(other).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     assert!(
