@@ -51,6 +51,7 @@ pub fn membership(run: &Run, main: bool, spiffe_id: String) -> RunMembership {
             seconds: last_call,
             nanos: 0,
         }),
+        selectors: run.selectors.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod command;
+mod findings;
 pub mod keeper;
 pub mod launching;
 pub mod leases;

@@ -47,6 +47,9 @@ pub enum ConvertError {
     /// A selector is malformed.
     #[error(transparent)]
     Selector(#[from] SelectorError),
+    /// A selector of a type that no launch measures.
+    #[error("selectors of a run are of the types ai, process and unix, not `{0}`")]
+    SelectorType(String),
     /// An entry's id is malformed.
     #[error(transparent)]
     EntryId(#[from] EntryIdError),

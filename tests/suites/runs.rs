@@ -17,6 +17,8 @@ mod leases;
 mod left;
 #[path = "runs/life.rs"]
 mod life;
+#[path = "runs/made_of.rs"]
+mod made_of;
 #[path = "runs/many.rs"]
 mod many;
 #[path = "runs/measured.rs"]

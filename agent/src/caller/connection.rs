@@ -42,6 +42,11 @@ impl Connection {
             .map_err(|reason| CallerError::UnmeasuredAtFirst(reason.clone()))
     }
 
+    /// The process that connected, as it was then.
+    pub(crate) fn process(&self) -> Result<&Process, CallerError> {
+        Ok(&self.first()?.0)
+    }
+
     /// Passes on what was found; the connection ends where its process is another program now.
     pub(super) fn unless_changed<T>(&self, found: Result<T, CallerError>) -> Result<T, CallerError> {
         if matches!(found, Err(CallerError::Changed)) {

@@ -3,6 +3,8 @@
 //! The class decides what runs. Of the launcher's command only the arguments after the class's own are taken over; the
 //! rest must lead to the same files, and is replaced by the class's paths, so that no link of the launcher's has a say.
 
+mod model;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use vouchsafe_launch::harden::{Files, Harden};
 use vouchsafe_launch::{Digest, Expected, Isolation, OnEnd};
 use vouchsafe_proto::vouchsafe::launch::v1::LaunchRequest;
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
+
+pub use model::ModelError;
 
 /// Most arguments.
 pub const MAX_ARGUMENTS: usize = 4096;
@@ -57,6 +61,9 @@ pub enum CommandError {
     /// Arguments that the class does not allow.
     #[error("the class allows no arguments of the launcher's own (`extra_args`), and `{0}` is one")]
     ExtraArguments(String),
+    /// It does not say its model as the class wants it.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// No absolute path.
     #[error("the working directory `{0}` is not an absolute path")]
     WorkingDirectory(String),
@@ -82,6 +89,8 @@ pub struct Command {
     pub program: Expected,
     /// The whole argument vector.
     pub argv: Vec<OsString>,
+    /// The model that they say, where the class has them say it.
+    pub model: Option<String>,
     /// The environment, without what the class does not allow.
     pub env: Vec<(OsString, OsString)>,
     /// Names of variables that were taken out.
@@ -137,7 +146,14 @@ impl Command {
             cwd: &cwd,
             path: variable(&variables, "PATH"),
         };
-        let argv = argv(&request.arguments, program, &executable, &looked_for)?;
+        let Arguments {
+            mut argv,
+            fixed,
+            extra,
+        } = arguments(&request.arguments, program, &executable, &looked_for)?;
+        let model = spec.model.as_ref();
+        let model = model.map(|rule| model::of(rule, &fixed, &extra)).transpose()?;
+        argv.extend(fixed.into_iter().chain(extra));
         let mut files = Vec::new();
         for (file, what) in [
             (&program.script, "its script"),
@@ -155,6 +171,7 @@ impl Command {
         Ok(Self {
             program: executable,
             argv,
+            model,
             env: kept,
             dropped,
             cwd,
@@ -266,13 +283,22 @@ fn shown(argument: Option<&OsString>) -> String {
     )
 }
 
-/// The argument vector: the class's own, and what the launcher added.
-fn argv(
+/// The argument vector in its parts.
+struct Arguments {
+    /// The program, and what it runs.
+    argv: Vec<OsString>,
+    /// The class's own.
+    fixed: Vec<OsString>,
+    /// What the launcher added.
+    extra: Vec<OsString>,
+}
+
+fn arguments(
     given: &[Vec<u8>],
     program: &proto::Program,
     executable: &Expected,
     looked: &Looked<'_>,
-) -> Result<Vec<OsString>, CommandError> {
+) -> Result<Arguments, CommandError> {
     let given: Vec<OsString> = given
         .iter()
         .map(|bytes| OsString::from_vec(bytes.clone()))
@@ -317,9 +343,8 @@ fn argv(
     if let (false, Some(first)) = (program.extra_args, extra.first()) {
         return Err(CommandError::ExtraArguments(first.to_string_lossy().into_owned()));
     }
-    argv.extend(fixed);
-    argv.extend_from_slice(extra);
-    Ok(argv)
+    let extra = extra.to_vec();
+    Ok(Arguments { argv, fixed, extra })
 }
 
 /// Adds what the run needs to find its identity, and what keeps an interpreter to measured code.

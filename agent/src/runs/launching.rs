@@ -10,13 +10,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use prost::Message;
-use vouchsafe_identity::{ClassName, RunId, SpiffeId};
+use vouchsafe_identity::{ClassName, RunId, Selector, SpiffeId};
 use vouchsafe_launch::{Launched, Launcher as Starter, Plan, Prepared, Stdio, User};
 use vouchsafe_proto::vouchsafe::launch::v1::LaunchRequest;
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
 
 use super::admission::Admission;
 use super::command::{Command, Sockets};
+use super::findings;
 use super::keeper::Reported;
 use super::leases::Leases;
 use super::output::Outputs;
@@ -41,6 +42,8 @@ pub struct Asker {
     pub user: Option<String>,
     /// Its SPIFFE IDs.
     pub spiffe_ids: Vec<SpiffeId>,
+    /// Its program and those above it.
+    pub lineage: Vec<Selector>,
     /// The run whose main process it is.
     pub parent: Option<Arc<Run>>,
 }
@@ -97,6 +100,7 @@ pub struct Begun {
 #[derive(Debug)]
 pub struct Intended {
     command: Command,
+    selectors: Vec<Selector>,
     user: Option<User>,
     uid: u32,
     place: Option<Place>,
@@ -150,6 +154,7 @@ impl Launching {
         };
         let uid = user.as_ref().map_or(asker.uid, |user| user.uid);
         Ok(Intended {
+            selectors: findings::selectors(spec, &command, &asker.lineage),
             command,
             user,
             uid,
@@ -186,6 +191,7 @@ impl Launching {
         };
         let Intended {
             command,
+            selectors,
             user,
             uid,
             place,
@@ -216,7 +222,7 @@ impl Launching {
         let in_force = prepared.in_force();
         let unheard = admitted.unheard.clone();
         let alone = place.as_ref().is_some_and(Place::is_alone);
-        let told = (request.task.clone(), output);
+        let told = (request.task.clone(), output, selectors);
         let run = self.register(&prepared, asker, (uid, alone), admitted, told)?;
         // From here on its processes are known to be its own.
         match prepared.release() {
@@ -245,7 +251,7 @@ impl Launching {
         asker: &Asker,
         (uid, alone): (u32, bool),
         admitted: AdmittedRun,
-        (task, output): (String, bool),
+        (task, output, selectors): (String, bool, Vec<Selector>),
     ) -> Result<Arc<Run>, LaunchingError> {
         let nonsense = |error: &dyn std::fmt::Display| LaunchingError::Nonsense(error.to_string());
         let main = prepared.main().try_clone().map_err(|error| nonsense(&error))?;
@@ -266,6 +272,7 @@ impl Launching {
             launcher_uid: asker.uid,
             parent: asker.parent.as_ref().map(|run| run.id),
             task,
+            selectors,
             expires_at: admitted.expires_at.unix_timestamp(),
             uid,
             alone,

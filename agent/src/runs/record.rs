@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
-use vouchsafe_identity::{ClassName, RunId, SpiffeId};
+use vouchsafe_identity::{ClassName, RunId, Selector, SpiffeId};
 use vouchsafe_launch::verify::Wanted;
 use vouchsafe_proto::vouchsafe::run::v1::LeasedStart;
 
@@ -33,6 +33,9 @@ pub struct RunRecord {
     pub parent: Option<RunId>,
     /// What it works on.
     pub task: String,
+    /// What its launch measured.
+    #[serde(default)]
+    pub selectors: Vec<Selector>,
     /// Until when it may live.
     pub expires_at: i64,
     /// The user that it has.
@@ -160,6 +163,7 @@ mod tests {
             launcher_uid: 5,
             parent: None,
             task: "t".to_owned(),
+            selectors: vec![Selector::new("ai", "model:m").unwrap()],
             expires_at: 7,
             uid: 6,
             alone: true,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use vouchsafe_attestors::Reach;
-use vouchsafe_identity::{ClassName, RunId, RunIdentity, SelectorSet, SpiffeId};
+use vouchsafe_identity::{ClassName, RunId, RunIdentity, Selector, SelectorSet, SpiffeId};
 use vouchsafe_launch::verify::{Wanted, verify};
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use vouchsafe_sys::{PidFd, ProcessIdentity};
@@ -87,6 +87,8 @@ pub struct Run {
     pub launcher: Launcher,
     /// What it works on; may be empty.
     pub task: String,
+    /// What its launch measured.
+    pub selectors: Vec<Selector>,
     /// When it ends at the latest, in Unix seconds.
     expires_at: AtomicI64,
     /// That the server knows of it; until then it was launched by a lease.
@@ -133,6 +135,7 @@ impl Run {
             inherit: record.inherit,
             launcher: record.launcher(),
             task: record.task.clone(),
+            selectors: record.selectors.clone(),
             expires_at: AtomicI64::new(record.expires_at),
             heard,
             process,

@@ -14,6 +14,7 @@ use vouchsafe_launch::{InForce, Outcome};
 use vouchsafe_proto::vouchsafe::launch::v1 as api;
 use vouchsafe_proto::vouchsafe::launch::v1::launch_server::Launch;
 use vouchsafe_proto::vouchsafe::run::v1 as run_api;
+use vouchsafe_workload_attestors::lineage;
 
 use super::keeper::{Keeper, Kept, Over, tell};
 use super::launching::{AdmittedRun, Asker, Begun, Intended, LaunchingError};
@@ -171,8 +172,14 @@ impl Service {
             }
         };
         let connection = Arc::clone(&caller.connection);
-        let groups = tokio::task::spawn_blocking(move || groups(&connection)).await;
-        let groups = groups.map_err(|error| Status::internal(error.to_string()))??;
+        let looked = tokio::task::spawn_blocking(move || {
+            let groups = groups(&connection)?;
+            Ok::<_, Status>((groups, lineage(connection.process()?)))
+        });
+        let looked = looked
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let (groups, lineage) = looked?;
         let named = move || nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid));
         let user = tokio::task::spawn_blocking(named).await;
         Ok(Asker {
@@ -181,6 +188,7 @@ impl Service {
             groups,
             user: user.ok().and_then(Result::ok).flatten().map(|user| user.name),
             spiffe_ids,
+            lineage,
             parent,
         })
     }

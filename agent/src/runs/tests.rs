@@ -53,6 +53,7 @@ fn record() -> RunRecord {
         launcher_uid: 0,
         parent: None,
         task: String::new(),
+        selectors: Vec::new(),
         expires_at: 0,
         uid: nix::unistd::geteuid().as_raw(),
         alone: false,

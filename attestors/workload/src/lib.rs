@@ -25,7 +25,7 @@ pub use digest::DEFAULT_HASH_LIMIT_BYTES;
 pub use interpreter::{Interpreter, Program, Unclear};
 pub use measure::{AgentNamespaces, Fingerprint, Measurement, Measurer};
 pub use owners::SUBORDINATE_UIDS;
-pub use process::{ProcessAttestor, ProcessConfig, ask};
+pub use process::{ProcessAttestor, ProcessConfig, ask, lineage};
 pub use pyvenv::{MAX_PYVENV_BYTES, PYTHON_LOCKS, Pyvenv, PyvenvError};
 pub use reads::{DEFAULT_READS_PER_UID, MAX_READ_TIME, OWNER_READS_FACTOR, Reads};
 pub use record::{Installed, MAX_RECORD_BYTES, RecordError};

@@ -32,6 +32,7 @@ use crate::script::{self, Script};
 use crate::text::add;
 use crate::unix::{cannot_open, path_here};
 
+pub use self::ancestors::lineage;
 pub use self::ask::ask;
 
 const NAME: &str = "process";

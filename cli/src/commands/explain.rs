@@ -62,6 +62,7 @@ struct RunView {
     expires_at: Option<String>,
     calls: u64,
     last_call_at: Option<String>,
+    selectors: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -194,6 +195,7 @@ impl From<RunMembership> for RunView {
             expires_at: run.expires_at.map(time),
             calls: run.calls,
             last_call_at: run.last_call_at.map(time),
+            selectors: run.selectors,
         }
     }
 }
@@ -230,7 +232,15 @@ impl ExplainView {
             );
             lines.push(format!("Process {pid}: uid {uid}, gid {gid}, {path}"));
         }
-        lines.extend(self.run.as_ref().map(RunView::text));
+        if let Some(run) = &self.run {
+            lines.push(run.text());
+            lines.push("Measured as it was launched:".to_owned());
+            lines.extend(
+                run.selectors
+                    .iter()
+                    .map(|selector| format!("  {}", output::value(selector))),
+            );
+        }
         lines.push("Selectors seen:".to_owned());
         lines.extend(
             self.selectors

@@ -49,6 +49,9 @@ pub(crate) struct MeasureArgs {
     /// The file of the module, where it is not found by itself
     #[arg(long, value_name = "FILE")]
     module_file: Option<PathBuf>,
+    /// A model, or a file that says which one (repeat)
+    #[arg(long = "model", value_name = "FILE")]
+    models: Vec<PathBuf>,
     /// A prompt of the agent (repeat)
     #[arg(long = "prompt", value_name = "FILE")]
     prompts: Vec<PathBuf>,
@@ -126,6 +129,7 @@ fn measured(
     let packages = Packages::of(&start, python.as_ref())?;
     let mut taken = packages.take(args.packages, &args.locks, place.folder, &mut files)?;
     for (paths, role) in [
+        (&args.models, "model"),
         (&args.prompts, "prompt"),
         (&args.tools, "tools"),
         (&args.skills, "skill"),

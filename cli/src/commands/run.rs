@@ -158,6 +158,7 @@ struct RunView {
     uid: u32,
     isolation: &'static str,
     measured_sha256: Option<String>,
+    selectors: Vec<String>,
     admitted_at: String,
     expires_at: String,
     started_at: Option<String>,
@@ -219,6 +220,7 @@ impl From<proto::Run> for RunView {
             node: run.node,
             uid: run.uid,
             measured_sha256: text(run.measured_sha256),
+            selectors: run.selectors,
             admitted_at: values::show_time(run.admitted_at),
             expires_at: values::show_time(run.expires_at),
             started_at: time(run.started_at),
@@ -289,6 +291,9 @@ impl RunView {
         rows.extend(optional.into_iter().filter_map(given));
         for (key, value) in &self.labels {
             rows.push(("Label", format!("{key}={value}")));
+        }
+        for selector in &self.selectors {
+            rows.push(("Selector", output::value(selector)));
         }
         rows.extend(self.pid.map(|pid| ("PID", pid.to_string())));
         rows.extend([

@@ -4,8 +4,8 @@ use vouchsafe_identity::{ClassName, Sha256, SpiffeId};
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use vouchsafe_store::Class;
 use vouchsafe_store::class::{
-    ClassNodes, ClassSpec, Code, FileRole, Harden, Inherit, Isolation, LauncherRule, MeasuredFile, Offline,
-    OnEnd, Program, RunUser, SvidPolicy,
+    ClassNodes, ClassSpec, Code, FileRole, Harden, Inherit, Isolation, LauncherRule, MeasuredFile, Model,
+    Offline, OnEnd, Program, RunUser, SvidPolicy,
 };
 
 use super::ConvertError;
@@ -59,6 +59,10 @@ pub fn spec(message: Option<proto::ClassSpec>) -> Result<ClassSpec, ConvertError
         },
         harden: harden(message.harden.unwrap_or_default())?,
         disabled: message.disabled,
+        model: message.model.map(|model| Model {
+            argument: model.argument,
+            allowed: model.allowed,
+        }),
         offline: offline(message.offline_runs, message.offline_for_seconds)?,
         description: message.description,
     })
@@ -113,6 +117,7 @@ fn file(field: &'static str, message: proto::MeasuredFile) -> Result<MeasuredFil
         Ok(proto::FileRole::Prompt) => Some(FileRole::Prompt),
         Ok(proto::FileRole::Tools) => Some(FileRole::Tools),
         Ok(proto::FileRole::Skill) => Some(FileRole::Skill),
+        Ok(proto::FileRole::Model) => Some(FileRole::Model),
         Ok(proto::FileRole::Other) => Some(FileRole::Other),
         Err(_) => return Err(unknown("role", message.role)),
     };
@@ -248,6 +253,10 @@ fn spec_message(spec: &ClassSpec) -> proto::ClassSpec {
         disabled: spec.disabled,
         offline_runs: spec.offline.map_or(0, |offline| offline.runs),
         offline_for_seconds: spec.offline.map_or(0, |offline| offline.for_seconds),
+        model: spec.model.as_ref().map(|model| proto::Model {
+            argument: model.argument.clone(),
+            allowed: model.allowed.clone(),
+        }),
     }
 }
 
@@ -275,6 +284,7 @@ fn file_message(file: &MeasuredFile) -> proto::MeasuredFile {
         Some(FileRole::Prompt) => proto::FileRole::Prompt,
         Some(FileRole::Tools) => proto::FileRole::Tools,
         Some(FileRole::Skill) => proto::FileRole::Skill,
+        Some(FileRole::Model) => proto::FileRole::Model,
         Some(_) => proto::FileRole::Other,
     };
     proto::MeasuredFile {

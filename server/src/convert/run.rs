@@ -1,7 +1,7 @@
 //! Runs as messages.
 
 use time::OffsetDateTime;
-use vouchsafe_identity::{Labels, RunId, RunIdentity, Sha256, SpiffeId, TaskId};
+use vouchsafe_identity::{Labels, RunId, RunIdentity, Selector, Sha256, SpiffeId, TaskId};
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use vouchsafe_store::Run;
 use vouchsafe_store::run::{EndReason, Ended};
@@ -13,6 +13,9 @@ use crate::usecases::runs::{Admission, Launcher, LeasedStart};
 
 /// Most groups of a launcher: the kernel's own limit.
 const MAX_GIDS: usize = 65_536;
+/// Most selectors of a run: of its files, its program and those above its launcher.
+const MAX_SELECTORS: usize = 320;
+const SELECTOR_TYPES: [&str; 3] = ["ai", "process", "unix"];
 
 /// The id of a run.
 pub fn run_id(text: &str) -> Result<RunId, ConvertError> {
@@ -72,7 +75,27 @@ pub fn admission(message: proto::AdmitRunRequest) -> Result<Admission, ConvertEr
         measured_sha256: given(&message.measured_sha256)
             .map(|sha256| Sha256::new(&sha256))
             .transpose()?,
+        selectors: selectors(&message.selectors)?,
     })
+}
+
+/// What was measured of a run.
+fn selectors(texts: &[String]) -> Result<Vec<Selector>, ConvertError> {
+    if texts.len() > MAX_SELECTORS {
+        return Err(ConvertError::Range {
+            field: "selectors",
+            value: i64::try_from(texts.len()).unwrap_or(i64::MAX),
+        });
+    }
+    let known = |selector: &Selector| SELECTOR_TYPES.contains(&selector.kind());
+    texts
+        .iter()
+        .map(|text| match text.parse::<Selector>() {
+            Ok(selector) if known(&selector) => Ok(selector),
+            Ok(selector) => Err(ConvertError::SelectorType(selector.kind().to_owned())),
+            Err(error) => Err(error.into()),
+        })
+        .collect()
 }
 
 /// How a run was launched by a lease.
@@ -166,6 +189,7 @@ pub fn message(run: &Run, (issued, last_svid_at): (u64, i64)) -> proto::Run {
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default(),
+        selectors: run.selectors.iter().map(ToString::to_string).collect(),
         state: state(run).into(),
         admitted_at: run.admitted_at.unix_timestamp(),
         expires_at: run.expires_at.unix_timestamp(),

@@ -81,9 +81,22 @@ pub struct ClassSpec {
     /// No new runs.
     #[serde(default)]
     pub disabled: bool,
+    /// How a run is told which model to use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Model>,
     /// What may be launched while the server is away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offline: Option<Offline>,
+}
+
+/// How a run is told which model to use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// The argument that says it.
+    pub argument: String,
+    /// Names, or beginnings of names that end with `*`; none: any.
+    #[serde(default)]
+    pub allowed: Vec<String>,
 }
 
 /// Launch leases of a class.
@@ -173,6 +186,8 @@ pub enum FileRole {
     Tools,
     /// A skill.
     Skill,
+    /// A model, or what says which one.
+    Model,
     /// Anything else.
     Other,
 }

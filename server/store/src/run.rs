@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use vouchsafe_identity::{ClassId, ClassName, Labels, RunId, Sha256, SpiffeId, TaskId};
+use vouchsafe_identity::{ClassId, ClassName, Labels, RunId, Selector, Sha256, SpiffeId, TaskId};
 
 use crate::class::{Isolation, SvidPolicy};
 use crate::{StoreError, Versioned};
@@ -41,6 +41,9 @@ pub struct Run {
     /// Of all that was measured before its start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_sha256: Option<Sha256>,
+    /// What was measured before its start, and the programs above its launcher then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub selectors: Vec<Selector>,
     /// What its SVIDs say.
     pub svids: SvidPolicy,
     /// When it was admitted.

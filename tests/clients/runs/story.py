@@ -10,6 +10,8 @@ usage: story.py                 the main process, a child, and what the child st
        story.py launch COMMAND  has a child run that command
        story.py leave           leaves a process behind that stays
        story.py stay            asks, and asks again at each SIGUSR1, until it is killed
+
+`--model NAME` may stand before all that: it is not looked at.
 """
 
 import json
@@ -75,7 +77,10 @@ def steal():
 
 def main():
     me = [sys.executable, os.path.abspath(__file__)]
-    match sys.argv[1:]:
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].startswith("--model"):
+        del arguments[: 1 if "=" in arguments[0] else 2]
+    match arguments:
         case ["ask", who]:
             say(who, ask())
         case ["steal"]:

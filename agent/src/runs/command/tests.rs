@@ -272,3 +272,103 @@ fn limits_are_the_classs() {
     assert_eq!(harden.connect, None);
     assert_eq!(harden.bind, Some(Vec::new()));
 }
+
+/// The model that a command says, where the class has it said by `argument`.
+fn model(argument: &str, fixed: &[&str], extra: &[&str]) -> Result<Option<String>, CommandError> {
+    let files = Files::new();
+    let mut spec = files.spec();
+    spec.model = Some(proto::Model {
+        argument: argument.to_owned(),
+        allowed: vec!["small-*".to_owned(), "tiny".to_owned()],
+    });
+    spec.program.as_mut().unwrap().fixed_args = fixed.iter().map(|text| (*text).to_owned()).collect();
+    let arguments = [&["python3", "agent.py"], extra].concat();
+    of(&files.request(&arguments), &spec).map(|command| command.model)
+}
+
+#[test]
+fn a_model_that_is_not_said_once_where_the_class_wants_it_is_refused() {
+    for extra in [
+        &[] as &[&str],
+        &["go"],
+        &["go", "--model", "tiny"],
+        &["--note", "--model=tiny"],
+        &["--", "--model", "tiny"],
+        &["--model"],
+        &["--models", "tiny"],
+    ] {
+        let refused = model("--model", &[], extra).unwrap_err();
+        let missing = CommandError::Model(ModelError::Missing("--model".to_owned()));
+        assert_eq!(refused, missing, "{extra:?}");
+    }
+    for extra in [
+        &["--model", "tiny", "--model", "tiny"] as &[&str],
+        &["--model=tiny", "--model=small-1"],
+        &["--model", "tiny", "--mod", "small-1"],
+        &["--model=tiny", "--m=small-1"],
+        &["--model=tiny", "go", "--", "--model"],
+    ] {
+        let refused = model("--model", &[], extra).unwrap_err();
+        assert!(
+            matches!(refused, CommandError::Model(ModelError::Again { .. })),
+            "{extra:?}: {refused}"
+        );
+    }
+    // A short one is taken with its value behind it, and among others.
+    for again in ["-m", "-msmall-1", "-vmtiny", "-m=tiny"] {
+        let refused = model("-m", &[], &["-m", "tiny", again]).unwrap_err();
+        assert!(
+            matches!(refused, CommandError::Model(ModelError::Again { .. })),
+            "{again}: {refused}"
+        );
+    }
+    // The class's own word is the last one.
+    let refused = model("--model", &["--model", "tiny"], &["--model", "small-1"]).unwrap_err();
+    assert!(
+        matches!(refused, CommandError::Model(ModelError::Again { .. })),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_model_that_is_none_or_not_allowed_is_refused() {
+    for name in ["", "--quiet", "-", "a\nb"] {
+        let refused = model("--model", &[], &["--model", name]).unwrap_err();
+        assert!(
+            matches!(refused, CommandError::Model(ModelError::Name(_))),
+            "{name:?}: {refused}"
+        );
+    }
+    for name in ["large", "tiny2", "small", "Tiny", "small-*x", "*"] {
+        let told = model("--model", &[], &["--model", name]);
+        match name {
+            "small-*x" => assert_eq!(
+                told.unwrap().as_deref(),
+                Some(name),
+                "it begins as the class says"
+            ),
+            _ => assert!(
+                matches!(told, Err(CommandError::Model(ModelError::NotAllowed { .. }))),
+                "{name}: {told:?}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn a_model_is_known_however_it_is_said() {
+    for (argument, fixed, extra) in [
+        (
+            "--model",
+            &[] as &[&str],
+            &["--model", "small-1", "go"] as &[&str],
+        ),
+        ("--model", &[], &["--model=small-1", "--modelling", "-m"]),
+        ("--model", &["--quiet", "--model", "small-1"], &["go"]),
+        ("--model", &["--model=small-1"], &[]),
+        ("-m", &[], &["-m", "small-1", "--more", "-v"]),
+    ] {
+        let told = model(argument, fixed, extra).unwrap();
+        assert_eq!(told.as_deref(), Some("small-1"), "{fixed:?} {extra:?}");
+    }
+}

@@ -1,13 +1,12 @@
 //! Who may launch, and the server's word for it; while it is away, that of a lease.
 
-use aws_lc_rs::digest::{Context, SHA256};
 use time::OffsetDateTime;
 use vouchsafe_identity::{ClassName, RunId, RunIdentity, SpiffeId};
 use vouchsafe_proto::vouchsafe::launch::v1::LaunchRequest;
 use vouchsafe_proto::vouchsafe::run::v1 as proto;
 
 use super::{Asker, Intended, Launching, LaunchingError, name};
-use crate::runs::command::Command;
+use crate::runs::findings;
 use crate::runs::leases::{self, NoLease};
 use crate::runs::run;
 use crate::upstream::UpstreamError;
@@ -46,7 +45,8 @@ impl Launching {
         let asked = proto::AdmitRunRequest {
             uid: intended.uid,
             isolation: isolation.into(),
-            measured_sha256: measured(&intended.command),
+            measured_sha256: findings::hash(&intended.command),
+            selectors: intended.selectors.iter().map(ToString::to_string).collect(),
             ..asked(request, class, asker)
         };
         let inherit = class
@@ -179,14 +179,4 @@ pub(in crate::runs) fn covers(rule: &str, id: &SpiffeId) -> bool {
             .is_some_and(|rest| rest.starts_with('/')),
         None => rule == id.as_str(),
     }
-}
-
-/// The hash of all that must be so before the program runs.
-fn measured(command: &Command) -> String {
-    let mut context = Context::new(&SHA256);
-    for file in std::iter::once(&command.program).chain(&command.files) {
-        let hash = file.sha256.map(|hash| hash.to_string()).unwrap_or_default();
-        context.update(format!("{hash}  {}\n", file.path.display()).as_bytes());
-    }
-    hex::encode(context.finish())
 }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use vouchsafe_attestors::{Evidence, Process, Reach, Trust};
+use vouchsafe_identity::Selector;
 use vouchsafe_sys::{PidFd, SysError};
 
 use super::NAME;
@@ -33,6 +34,22 @@ pub(super) fn ancestors(evidence: &mut Evidence, process: &Process) {
     }
     let reason = format!("more than {MAX_ANCESTORS} processes are above it: the rest is not looked at");
     evidence.withhold(ANCESTOR, reason);
+}
+
+/// The programs of a process and of those above it, itself first, as far as they can be told: for the record of what
+/// was launched by it. A gap is a program that is not the agent's file too.
+pub fn lineage(process: &Process) -> Vec<Selector> {
+    let mut found = Vec::new();
+    let mut above = Some(process.clone());
+    for _ in 0..=MAX_ANCESTORS {
+        let Some(looked_at) = above else { break };
+        let path = program_of(&looked_at).ok();
+        let value = path.as_ref().and_then(|path| path.to_str());
+        let plain = value.filter(|value| !value.chars().any(char::is_control));
+        found.extend(plain.and_then(|path| Selector::new(NAME, &format!("ancestor:{path}")).ok()));
+        above = parent_of(&looked_at.pidfd).ok().flatten();
+    }
+    found
 }
 
 /// The parent, held; `None` where there is none that this agent could see.

@@ -85,6 +85,12 @@ pub(crate) struct SpecArgs {
     /// An audience whose tokens have the class's id as `sub` (repeat)
     #[arg(long = "class-sub-audience", value_name = "AUDIENCE")]
     class_sub_audiences: Vec<String>,
+    /// The argument by which a run is told its model, as in `--model`; it must be the launcher's first, or among the class's own; `''`: none
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    model_argument: Option<String>,
+    /// A model that a run may be told to use, or the beginning of its name and `*` (repeat) [default: any]
+    #[arg(long = "allow-model", value_name = "NAME")]
+    models: Vec<String>,
     /// Whether it takes no new runs
     #[arg(long, value_name = "BOOL")]
     disabled: Option<bool>,
@@ -157,6 +163,7 @@ impl SpecArgs {
         if self.isolation.is_some() {
             spec.isolation = word("--isolation", self.isolation.as_deref(), &ISOLATION)?;
         }
+        model_onto(&mut spec.model, self.model_argument, self.models)?;
         spec.description = self.description.unwrap_or(spec.description);
         spec.max_runs = match self.max_runs {
             Some(0) => return Err(CliError::Invalid("--max-runs must not be 0".to_owned())),
@@ -184,6 +191,29 @@ impl SpecArgs {
         }
         program.extra_args = self.extra_args.unwrap_or(program.extra_args);
         Ok(())
+    }
+}
+
+fn model_onto(
+    model: &mut Option<run::Model>,
+    argument: Option<String>,
+    allowed: Vec<String>,
+) -> Result<(), CliError> {
+    match argument {
+        Some(none) if none.is_empty() => *model = None,
+        Some(argument) => model.get_or_insert_default().argument = argument,
+        None => {}
+    }
+    match model {
+        _ if allowed.is_empty() => Ok(()),
+        Some(model) => {
+            model.allowed = allowed;
+            Ok(())
+        }
+        None => {
+            let text = "--allow-model needs --model-argument: by which argument a run is told its model";
+            Err(CliError::Usage(text.to_owned()))
+        }
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct SpecFile {
     class_sub_audiences: Vec<String>,
     harden: HardenFile,
     disabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<ModelFile>,
 }
 
 /// What a class says of its program.
@@ -88,6 +90,15 @@ struct HardenFile {
     write_paths: Vec<String>,
     connect_ports: Option<Vec<u32>>,
     bind_ports: Option<Vec<u32>>,
+}
+
+/// How a run is told which model to use.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelFile {
+    argument: String,
+    #[serde(default)]
+    allowed: Vec<String>,
 }
 
 impl ClassView {
@@ -153,6 +164,7 @@ impl ClassView {
             let role = named.role.as_deref().unwrap_or("other");
             rows.push(("File", format!("{role} {}", file(named))));
         }
+        model_rows(spec.model.as_ref(), &mut rows);
         rows.push(("User", user(spec.user.as_ref())));
         rows.extend(spec.env_allow.iter().map(|name| ("Variable", name.clone())));
         match spec.any_node {
@@ -208,6 +220,12 @@ fn user(user: Option<&User>) -> String {
         Some(User::Fixed { uid, gid }) => format!("{uid}:{gid}"),
         Some(User::Pool { first_uid, last_uid }) => format!("one of {first_uid} to {last_uid}"),
     }
+}
+
+fn model_rows(model: Option<&ModelFile>, rows: &mut Vec<(&'static str, String)>) {
+    let Some(model) = model else { return };
+    rows.push(("Model said by", model.argument.clone()));
+    rows.extend(model.allowed.iter().map(|name| ("Model", name.clone())));
 }
 
 fn harden_rows(harden: &HardenFile, rows: &mut Vec<(&'static str, String)>) {
@@ -281,12 +299,13 @@ pub(super) const ISOLATION: [(&str, run::Isolation); 2] = [
     ("none", run::Isolation::None),
 ];
 pub(super) const ON_END: [(&str, run::OnEnd); 2] = [("kill", run::OnEnd::Kill), ("leave", run::OnEnd::Leave)];
-pub(super) const ROLES: [(&str, run::FileRole); 6] = [
+pub(super) const ROLES: [(&str, run::FileRole); 7] = [
     ("lock", run::FileRole::Lock),
     ("record", run::FileRole::Record),
     ("prompt", run::FileRole::Prompt),
     ("tools", run::FileRole::Tools),
     ("skill", run::FileRole::Skill),
+    ("model", run::FileRole::Model),
     ("other", run::FileRole::Other),
 ];
 
@@ -376,6 +395,10 @@ impl SpecFile {
                 bind_ports: harden.hold_bind.then_some(harden.bind_ports),
             },
             disabled: spec.disabled,
+            model: spec.model.map(|model| ModelFile {
+                argument: model.argument,
+                allowed: model.allowed,
+            }),
         }
     }
 
@@ -423,6 +446,10 @@ impl SpecFile {
                 bind_ports: harden.bind_ports.unwrap_or_default(),
             }),
             disabled: self.disabled,
+            model: self.model.map(|model| run::Model {
+                argument: model.argument,
+                allowed: model.allowed,
+            }),
         })
     }
 }

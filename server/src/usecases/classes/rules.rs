@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use vouchsafe_identity::run::RunError;
 use vouchsafe_identity::{SpiffeId, TrustDomain};
 use vouchsafe_store::class::{
-    ClassNodes, ClassSpec, Code, Harden, LauncherRule, MeasuredFile, Offline, Program, RunUser, SvidPolicy,
+    ClassNodes, ClassSpec, Code, Harden, LauncherRule, MeasuredFile, Model, Offline, Program, RunUser,
+    SvidPolicy,
 };
 
 use super::super::issuing::{MAX_AUDIENCE_BYTES, MAX_AUDIENCES};
@@ -38,6 +39,7 @@ const MAX_ENV_NAME_BYTES: usize = 128;
 const MAX_NODES: usize = 256;
 const MAX_LAUNCHERS: usize = 256;
 const MAX_POOL_UIDS: u32 = 65_536;
+const MAX_MODELS: usize = 64;
 const MAX_HARDEN_PATHS: usize = 64;
 const MAX_HARDEN_PORTS: usize = 256;
 
@@ -94,6 +96,12 @@ pub enum ClassRuleError {
     /// Not the name of a module.
     #[error("`{0}` is not the name of a module: letters, digits, `_` and `.`")]
     Module(String),
+    /// Not an argument that could say a model.
+    #[error("`{0}` is no argument that says a model: write it as `--model`, without a value")]
+    ModelArgument(String),
+    /// Not a model's name.
+    #[error("`{0}` is not a model: a name, or the beginning of one with `*` after it")]
+    Model(String),
     /// Not the name of a variable.
     #[error(
         "`{0}` is not the name of a variable: 1 to {MAX_ENV_NAME_BYTES} letters, digits and `_`, no digit first"
@@ -136,6 +144,7 @@ pub(super) fn check(trust_domain: &TrustDomain, spec: &ClassSpec) -> Checked {
     )?;
     range("max_runs", spec.max_runs.into(), 1, MAX_MAX_RUNS.into())?;
     offline(spec)?;
+    spec.model.iter().try_for_each(model)?;
     svids(&spec.svids)?;
     harden(&spec.harden)
 }
@@ -153,6 +162,24 @@ fn offline(spec: &ClassSpec) -> Checked {
         least.into(),
         most.into(),
     )
+}
+
+fn model(model: &Model) -> Checked {
+    let Model { argument, allowed } = model;
+    text("a model's argument", argument, MAX_ARG_BYTES)?;
+    let odd = |c: char| c == '=' || c.is_whitespace();
+    if !argument.starts_with('-') || argument.trim_matches('-').is_empty() || argument.contains(odd) {
+        return Err(ClassRuleError::ModelArgument(shown(argument)));
+    }
+    at_most("models", allowed.len(), MAX_MODELS)?;
+    for name in allowed {
+        text("a model's name", name, MAX_ARG_BYTES)?;
+        let stem = name.strip_suffix('*').unwrap_or(name);
+        if name.is_empty() || stem.contains('*') {
+            return Err(ClassRuleError::Model(shown(name)));
+        }
+    }
+    Ok(())
 }
 
 fn program(program: &Program) -> Checked {

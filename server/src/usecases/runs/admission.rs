@@ -1,7 +1,7 @@
 //! Whether a run may be: class, node, launcher, user, isolation, and a free place.
 
 use uuid::Uuid;
-use vouchsafe_identity::{ClassName, Labels, RunId, RunIdentity, Sha256, SpiffeId, TaskId};
+use vouchsafe_identity::{ClassName, Labels, RunId, RunIdentity, Selector, Sha256, SpiffeId, TaskId};
 use vouchsafe_store::class::{Isolation, LauncherRule, RunUser};
 use vouchsafe_store::{ChangeKind, Class, Commit, CommitError, Expect, Key, Record, Run, Versioned};
 
@@ -45,6 +45,8 @@ pub struct Admission {
     pub isolation: Isolation,
     /// Of all that was measured.
     pub measured_sha256: Option<Sha256>,
+    /// What was measured, and who was above the launcher.
+    pub selectors: Vec<Selector>,
 }
 
 /// A run that was admitted.
@@ -275,6 +277,7 @@ impl Runs {
             uid: asked.uid,
             isolation: in_force(class, asked),
             measured_sha256: asked.measured_sha256.clone(),
+            selectors: asked.selectors.clone(),
             ..self.nobodys(origin, node, class)?
         };
         Ok(run)
@@ -310,6 +313,7 @@ impl Runs {
             uid: 0,
             isolation: class.spec.isolation,
             measured_sha256: None,
+            selectors: Vec::new(),
             svids: class.spec.svids.clone(),
             admitted_at,
             expires_at: admitted_at + longest_life(class),

@@ -237,6 +237,7 @@ fn started(
         uid: asked.uid,
         isolation: in_force(class, asked),
         measured_sha256: asked.measured_sha256.clone(),
+        selectors: asked.selectors.clone(),
         expires_at: at + longest_life(class),
         lease: None,
         started: Some(Started { at, pid }),

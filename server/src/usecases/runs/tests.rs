@@ -58,6 +58,7 @@ async fn a_place_that_only_looks_free_is_given_to_nobody() {
         uid: 1000,
         isolation: Isolation::Process,
         measured_sha256: None,
+        selectors: Vec::new(),
     };
     let origin = Origin::system("test", now);
     for _ in 0..3 {

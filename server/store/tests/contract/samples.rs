@@ -6,12 +6,12 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use vouchsafe_audit::{Draft, Outcome, Principal};
 use vouchsafe_identity::{
-    Bundle, ClassId, ClassName, JwtAuthority, KeyAlgorithm, Labels, RunId, Sha256, SpiffeId, TaskId,
-    TrustDomain, X509Authority,
+    Bundle, ClassId, ClassName, JwtAuthority, KeyAlgorithm, Labels, RunId, Selector, Sha256, SpiffeId,
+    TaskId, TrustDomain, X509Authority,
 };
 use vouchsafe_store::class::{
-    ClassNodes, ClassSpec, Code, FileRole, Harden, Inherit, Isolation, LauncherRule, MeasuredFile, Offline,
-    OnEnd, Program, RunUser, SvidPolicy,
+    ClassNodes, ClassSpec, Code, FileRole, Harden, Inherit, Isolation, LauncherRule, MeasuredFile, Model,
+    Offline, OnEnd, Program, RunUser, SvidPolicy,
 };
 use vouchsafe_store::run::{EndReason, Ended, Lease, Started};
 use vouchsafe_store::{
@@ -145,6 +145,10 @@ pub(crate) fn class(name: &str) -> Class {
                 ..Harden::default()
             },
             disabled: false,
+            model: Some(Model {
+                argument: "--model".to_owned(),
+                allowed: vec!["small-*".to_owned()],
+            }),
             offline: Some(Offline {
                 runs: 2,
                 for_seconds: 600,
@@ -195,6 +199,7 @@ pub(crate) fn run(number: u64) -> Run {
         uid: 70_003,
         isolation: Isolation::Process,
         measured_sha256: Some(Sha256::new(&"0b".repeat(32)).unwrap()),
+        selectors: vec![Selector::new("ai", "model:small-1").unwrap()],
         svids: policy(),
         admitted_at: time(1),
         expires_at: time(3601),
