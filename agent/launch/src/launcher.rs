@@ -17,7 +17,7 @@ use self::launched::readable;
 use self::prepared::{Made, Supervisor};
 use crate::cgroups::{Cgroup, CgroupRoot};
 use crate::copies::CopyStore;
-use crate::measure::{Measured, Measurer};
+use crate::measure::{By, Measured, Measurer};
 use crate::order::{Order, c_string, variable};
 use crate::record::{Outcome, Record, boot_id, clear};
 use crate::verify::{Wanted, verify};
@@ -307,6 +307,8 @@ impl Launcher {
             gid: nix::unistd::getegid().as_raw(),
             groups: Vec::new(),
         });
+        let launcher = plan.launcher.as_ref();
+        let launcher = launcher.filter(|launcher| launcher.uid != 0 && **launcher != user);
         let mut all = Vec::new();
         for expected in std::iter::once(&plan.program).chain(&plan.files) {
             let measured = self.measurer.measure(&expected.path)?;
@@ -314,7 +316,10 @@ impl Launcher {
                 measured.expect(sha256)?;
             }
             if plan.immutable {
-                measured.out_of_reach_of(&user)?;
+                measured.out_of_reach_of(&user, By::Run)?;
+                if let Some(launcher) = launcher {
+                    measured.out_of_reach_of(launcher, By::Launcher)?;
+                }
             }
             all.push(measured);
         }

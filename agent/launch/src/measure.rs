@@ -2,8 +2,10 @@
 //! who could change it. Whether that is enough is for the caller.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -56,17 +58,19 @@ pub enum MeasureError {
         /// The file.
         path: PathBuf,
     },
-    /// The run could change the file, or put another in its place.
+    /// Somebody who must not could change the file, or put another in its place.
     #[error(
-        "`{path}` could be changed by the run itself, because uid {uid} can write to `{writable}`: take that permission away"
+        "`{path}` could be changed by {by}, because uid {uid} can write to `{writable}`: take that permission away"
     )]
     Writable {
         /// The file that was measured.
         path: PathBuf,
-        /// The file or folder to which the run's user can write.
+        /// The file or folder to which the user can write.
         writable: PathBuf,
-        /// The run's user.
+        /// The user.
         uid: u32,
+        /// What that user is to the run.
+        by: By,
     },
     /// The path is not absolute.
     #[error("`{path}` is not absolute: name files by their whole path")]
@@ -74,6 +78,24 @@ pub enum MeasureError {
         /// The path.
         path: PathBuf,
     },
+}
+
+/// Out of whose reach files must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The run: it would be another program the next time, and measured code could be changed before it is loaded.
+    Run,
+    /// Who launched it: files are read by the interpreter a moment after they were measured.
+    Launcher,
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Run => "the run itself",
+            Self::Launcher => "its launcher",
+        })
+    }
 }
 
 /// Which version of which file: changes whenever the bytes or the mode do.
@@ -156,11 +178,12 @@ impl Measured {
         })
     }
 
-    /// Looks whether a user could change the file or anything on the way to it.
+    /// Looks whether a user could change the file or anything on the way to it; of Python's code also what Python keeps of it
+    /// beside it (`__pycache__`), which it loads in its place.
     ///
     /// # Errors
     /// `Writable`, with the first file or folder from the root down that the user could write to.
-    pub fn out_of_reach_of(&self, user: &User) -> Result<(), MeasureError> {
+    pub fn out_of_reach_of(&self, user: &User, by: By) -> Result<(), MeasureError> {
         let unreadable = |source| MeasureError::Unreadable {
             path: self.path.clone(),
             source,
@@ -170,15 +193,47 @@ impl Measured {
             gid: user.gid,
             groups: &user.groups,
         };
-        match writable_on_the_way(&self.path, ids).map_err(unreadable)? {
-            None => Ok(()),
-            Some(writable) => Err(MeasureError::Writable {
-                path: self.path.clone(),
-                writable,
-                uid: user.uid,
-            }),
+        let mut looked_at = vec![self.path.clone()];
+        looked_at.extend(compiled(&self.path).map_err(unreadable)?);
+        for path in looked_at {
+            if let Some(writable) = writable_on_the_way(&path, ids).map_err(unreadable)? {
+                return Err(MeasureError::Writable {
+                    path: self.path.clone(),
+                    writable,
+                    uid: user.uid,
+                    by,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What Python may load in place of a module's file: the folder of compiled code beside it, and those files there that are of it.
+fn compiled(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let stem = path
+        .file_stem()
+        .filter(|_| path.extension().is_some_and(|extension| extension == "py"));
+    let (Some(stem), Some(folder)) = (stem, path.parent()) else {
+        return Ok(Vec::new());
+    };
+    let folder = folder.join("__pycache__");
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = vec![folder];
+    for entry in entries {
+        let entry = entry?;
+        // `agent.cpython-312.opt-1.pyc` is of `agent.py`.
+        let name = entry.file_name();
+        let rest = name.as_bytes().strip_prefix(stem.as_bytes());
+        if rest.is_some_and(|rest| rest.starts_with(b".")) {
+            found.push(entry.path());
         }
     }
+    Ok(found)
 }
 
 /// Hashes files, and remembers the hashes of files that do not change.

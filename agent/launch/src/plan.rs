@@ -78,8 +78,10 @@ pub struct Plan {
     pub stdio: Stdio,
     /// Files that are measured before the program may run: script, lock file, prompts.
     pub files: Vec<Expected>,
-    /// Whether the program and the files must be out of the user's reach to change.
+    /// Whether the program and the files must be out of reach to change, of the user and of the launcher.
     pub immutable: bool,
+    /// Who asked for it, where that is another than the user. Root could change anything: it is not looked at.
+    pub launcher: Option<User>,
     /// Whether others of the uid are shut out.
     pub isolation: Isolation,
     /// What becomes of its children.

@@ -214,6 +214,11 @@ impl Launching {
             },
             files: command.files,
             immutable: command.immutable,
+            launcher: Some(User {
+                uid: asker.uid,
+                gid: asker.gid,
+                groups: asker.groups.clone(),
+            }),
             isolation: command.isolation,
             on_end: command.on_end,
             harden: command.harden,

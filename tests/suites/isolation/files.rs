@@ -4,8 +4,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 
 use vouchsafe_launch::copies::CopyError;
-use vouchsafe_launch::measure::MeasureError;
-use vouchsafe_launch::{Digest, Expected, LaunchError, Outcome};
+use vouchsafe_launch::measure::{By, MeasureError};
+use vouchsafe_launch::{Digest, Expected, LaunchError, Outcome, User};
 use vouchsafe_tests::needs::Need;
 use vouchsafe_tests::require;
 
@@ -107,6 +107,88 @@ fn what_the_run_could_change_is_named() {
         matches!(&error, LaunchError::Measure(MeasureError::Writable { writable, .. }) if *writable == open),
         "{error}"
     );
+}
+
+/// Who launches in these tests: neither root nor the run.
+const LAUNCHER: u32 = 61_250;
+
+#[test]
+fn what_the_launcher_could_change_is_named() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    let script = rig.file("agent.py", "print('ran')");
+    let refused = || {
+        let (mut plan, _reader) = plan(PYTHON, &["python3", script.to_str().unwrap()]);
+        plan.files = vec![expected(&script, None)];
+        plan.launcher = Some(User {
+            uid: LAUNCHER,
+            gid: LAUNCHER,
+            groups: vec![LAUNCHER + 1],
+        });
+        match rig.launcher.prepare(plan) {
+            Err(LaunchError::Measure(MeasureError::Writable {
+                writable, uid, by, ..
+            })) => {
+                assert_eq!((writable, uid, by), (script.clone(), LAUNCHER, By::Launcher));
+                true
+            }
+            other => {
+                other.unwrap();
+                false
+            }
+        }
+    };
+    fs::set_permissions(&script, Permissions::from_mode(0o664)).unwrap();
+    assert!(!refused());
+    // By itself, and by a group of its.
+    for (uid, gid) in [(LAUNCHER, 0), (0, LAUNCHER + 1)] {
+        chown(&script, Some(uid), Some(gid)).unwrap();
+        assert!(refused(), "{uid}:{gid}");
+        chown(&script, Some(0), Some(0)).unwrap();
+    }
+    assert!(!refused());
+}
+
+#[test]
+fn compiled_code_that_the_run_could_change_stands_for_its_module() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    let folder = rig.path().join("package");
+    let cache = folder.join("__pycache__");
+    fs::create_dir_all(&cache).unwrap();
+    let module = folder.join("agent.py");
+    let own = cache.join("agent.cpython-312.pyc");
+    let others = cache.join("agents.cpython-312.pyc");
+    for file in [&module, &own, &others] {
+        fs::write(file, "").unwrap();
+    }
+    let writable = || {
+        let (mut plan, _reader) = plan(PYTHON, &["python3"]);
+        plan.files = vec![expected(&module, None)];
+        match rig.launcher.prepare(plan) {
+            Err(LaunchError::Measure(MeasureError::Writable {
+                path, writable, by, ..
+            })) => {
+                assert_eq!((path, by), (module.clone(), By::Run));
+                Some(writable)
+            }
+            other => {
+                other.unwrap();
+                None
+            }
+        }
+    };
+    for folder in [rig.path(), folder.as_path(), cache.as_path()] {
+        fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+    }
+    assert_eq!(writable(), None);
+    for path in [&cache, &own] {
+        chown(path, Some(UID), None).unwrap();
+        assert_eq!(writable().as_ref(), Some(path));
+        chown(path, Some(0), None).unwrap();
+    }
+    chown(&others, Some(UID), None).unwrap();
+    assert_eq!(writable(), None, "it is another module's");
 }
 
 #[test]

@@ -146,6 +146,7 @@ pub(crate) fn plan(program: &str, argv: &[&str]) -> (Plan, PipeReader) {
         stdio: Stdio::Descriptors([null.into(), writer.try_clone().unwrap().into(), writer.into()]),
         files: Vec::new(),
         immutable: true,
+        launcher: None,
         isolation: Isolation::Process,
         on_end: OnEnd::Kill,
         harden: Harden::default(),

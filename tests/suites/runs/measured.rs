@@ -1,7 +1,7 @@
 //! From a measurement to a class to a run: what `vouchsafe measure` prints is what a launch compares.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -192,4 +192,40 @@ async fn a_module_of_an_environment_starts_and_not_with_another_file_of_its_pack
     let refused = stage.launch(request("module", &[])).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     assert!(refused.message().contains("__init__.py"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn a_script_that_its_launcher_could_change_is_not_launched_by_it() {
+    require!(Need::Root, Need::Python);
+    const LAUNCHER: u32 = 65_534;
+    let launchers =
+        |spec: &mut String| *spec = spec.replace("launchers = [\"uid:0\"]", "launchers = [\"uid:65534\"]");
+    let stage = Stage::with(launchers).await.unwrap();
+    let launch = async || {
+        let mut command = Command::new("setpriv");
+        let id = LAUNCHER.to_string();
+        command.args([
+            &format!("--reuid={id}"),
+            &format!("--regid={id}"),
+            "--clear-groups",
+        ]);
+        command.arg(binary("vouchsafe").unwrap()).args(["run", "--quiet"]);
+        command.arg("--launch-socket").arg(stage.at.path("launch.sock"));
+        command.args(["--class", "researcher", "--"]);
+        command.arg(interpreter()).arg(&stage.script).args(["exit", "7"]);
+        command
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap()
+    };
+    chown(&stage.script, Some(LAUNCHER), None).unwrap();
+    let refused = launch().await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_ne!(refused.status.code(), Some(7), "{said}");
+    assert!(said.contains("could be changed by its launcher"), "{said}");
+    chown(&stage.script, Some(0), None).unwrap();
+    let ran = launch().await;
+    assert_eq!(ran.status.code(), Some(7), "{ran:?}");
 }

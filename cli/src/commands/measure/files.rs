@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User as Account};
 use serde::Serialize;
 use vouchsafe_launch::User;
-use vouchsafe_launch::measure::{MeasureError, Measured, Measurer};
+use vouchsafe_launch::measure::{By, MeasureError, Measured, Measurer};
 
 use crate::commands::class::MeasuredFile;
 use crate::error::CliError;
@@ -86,7 +86,7 @@ impl Files {
     /// Notes a file that the user could change; whether it is one.
     pub(super) fn look(&mut self, measured: &Measured) -> Result<bool, CliError> {
         let Some(user) = &self.user else { return Ok(false) };
-        let (path, writable) = match measured.out_of_reach_of(user) {
+        let (path, writable) = match measured.out_of_reach_of(user, By::Run) {
             Ok(()) => return Ok(false),
             Err(MeasureError::Writable { path, writable, .. }) => (path, writable),
             Err(other) => return Err(other.into()),
