@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use landlock::{AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use serde::Deserialize;
 
 use crate::{dependencies, repository};
@@ -26,6 +27,8 @@ pub enum Need {
     Root,
     /// Node.js, where every user can reach it.
     Node,
+    /// A kernel that holds files and TCP ports (Landlock, Linux 6.7).
+    Landlock,
     /// The right to make hosts of a network, and iproute2 and util-linux to do it.
     Networks,
     /// User, mount and PID namespaces for everybody, and util-linux to make them.
@@ -67,6 +70,10 @@ impl Need {
                     .any(|path| Path::new(path).is_file()),
                 "no node that every user can reach: install nodejs",
             ),
+            Self::Landlock => (
+                has_landlock(),
+                "this kernel has no Landlock with TCP ports: Linux 6.7 or newer, `landlock` among its security modules",
+            ),
             Self::Networks => (
                 nix::unistd::geteuid().is_root()
                     && succeeds("ip", &["-Version"])
@@ -91,6 +98,12 @@ impl Need {
         };
         (!met).then(|| lacking.to_owned())
     }
+}
+
+fn has_landlock() -> bool {
+    let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    let rules = rules.handle_access(AccessNet::ConnectTcp);
+    rules.is_ok_and(|rules| rules.create().is_ok())
 }
 
 fn opens(path: &str) -> bool {

@@ -9,6 +9,8 @@ mod files;
 mod gate;
 #[path = "isolation/groups.rs"]
 mod groups;
+#[path = "isolation/harden.rs"]
+mod harden;
 #[path = "isolation/hung.rs"]
 mod hung;
 #[path = "isolation/memory.rs"]

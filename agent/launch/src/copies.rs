@@ -26,12 +26,6 @@ const ELF: &[u8; 4] = b"\x7fELF";
 const BESIDE: [&str; 2] = ["lib", "lib64"];
 /// How many hexadecimal digits of the origin's hash tell copies of equal programs at different places apart.
 const ORIGIN_DIGITS: usize = 16;
-/// The file that a node which knows no other way is told to load first.
-const NODE_GUARD: &str = "no-inspector.cjs";
-/// A handler takes the signal's default, the inspector, away.
-const NODE_GUARD_TEXT: &str = "'use strict';\n\
-    if (require('worker_threads').isMainThread) process.on('SIGUSR1', () => {});\n";
-
 /// Why there is no copy to start from.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
@@ -124,13 +118,11 @@ impl CopyStore {
                 fs::remove_dir_all(&path).map_err(store(&path))?;
             }
         }
-        let opened = Self {
+        Ok(Self {
             dir,
             measurer: Measurer::default(),
             making: Mutex::default(),
-        };
-        opened.write_node_guard()?;
-        Ok(opened)
+        })
     }
 
     /// The copy of a measured program, made now where there is none, and compared with what was measured.
@@ -168,20 +160,8 @@ impl CopyStore {
         Ok(Copy { path, file })
     }
 
-    /// The file that a node without `--disable-sigusr1` loads first.
-    pub(crate) fn node_guard(&self) -> PathBuf {
-        self.dir.join(NODE_GUARD)
-    }
-
     fn hash(&self, path: &Path) -> Result<Digest, CopyError> {
         Ok(self.measurer.measure(path)?.sha256())
-    }
-
-    fn write_node_guard(&self) -> Result<(), CopyError> {
-        let (path, new) = (self.node_guard(), self.dir.join("guard.new.tmp"));
-        fs::write(&new, NODE_GUARD_TEXT).map_err(store(&new))?;
-        fs::set_permissions(&new, Permissions::from_mode(0o644)).map_err(store(&new))?;
-        fs::rename(&new, &path).map_err(store(&path))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Version>> {

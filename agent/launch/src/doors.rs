@@ -4,20 +4,26 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-/// Puts what shuts a runtime's doors behind `argv[0]`. `node_guard` is a script that handles SIGUSR1: it does so on every
-/// node, where `--disable-sigusr1` would stop those that do not know it.
-pub(crate) fn shut(program: &Path, argv: &mut Vec<OsString>, node_guard: &Path) {
+/// Where node is told to listen when a signal has its inspector opened: at an address for documentation (RFC 5737 §3), which no
+/// host has, so that it listens nowhere, from its first instruction on and whether or not it knows `--disable-sigusr1`. A program
+/// that opens its inspector itself may name another.
+const NO_INSPECTOR: &str = "--inspect-port=192.0.2.1:9229";
+const NO_ATTACH: &str = "-XX:+DisableAttachMechanism";
+
+/// Puts what shuts a runtime's doors behind `argv[0]`.
+pub(crate) fn shut(program: &Path, argv: &mut Vec<OsString>) {
     let name = program
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    let arguments = match name {
-        "node" | "nodejs" => vec!["--require".into(), node_guard.as_os_str().to_owned()],
-        "java" => vec!["-XX:+DisableAttachMechanism".into()],
+    // As in `node22` and `node-20.1`.
+    let plain = name.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '_'));
+    let argument = match plain {
+        "node" | "nodejs" => NO_INSPECTOR,
+        "java" => NO_ATTACH,
         _ => return,
     };
-    let after_name = 1.min(argv.len());
-    argv.splice(after_name..after_name, arguments);
+    argv.insert(1.min(argv.len()), argument.into());
 }
 
 #[cfg(test)]
@@ -26,16 +32,33 @@ mod tests {
 
     fn shut_for(program: &str, argv: &[&str]) -> Vec<OsString> {
         let mut argv = argv.iter().map(OsString::from).collect();
-        shut(Path::new(program), &mut argv, Path::new("/guard.cjs"));
+        shut(Path::new(program), &mut argv);
         argv
     }
 
     #[test]
     fn only_known_runtimes_get_arguments_and_before_their_own() {
-        assert_eq!(shut_for("/usr/bin/python3", &["python3", "a"]), ["python3", "a"]);
-        let node = ["node", "--require", "/guard.cjs", "a.js"];
-        assert_eq!(shut_for("/usr/bin/node", &["node", "a.js"]), node);
-        let java = ["java", "-XX:+DisableAttachMechanism", "-jar"];
+        for other in [
+            "/usr/bin/python3",
+            "/usr/bin/nodeagent",
+            "/opt/node/bin/deno",
+            "/usr/bin/javac",
+        ] {
+            assert_eq!(shut_for(other, &["x", "a"]), ["x", "a"], "{other}");
+        }
+        for node in [
+            "/usr/bin/node",
+            "/usr/bin/nodejs",
+            "/opt/node22",
+            "/opt/node-20.1",
+        ] {
+            assert_eq!(
+                shut_for(node, &["node", "a.js"]),
+                ["node", NO_INSPECTOR, "a.js"],
+                "{node}"
+            );
+        }
+        let java = ["java", NO_ATTACH, "-jar"];
         assert_eq!(shut_for("/opt/jdk/bin/java", &["java", "-jar"]), java);
     }
 }

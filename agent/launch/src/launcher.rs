@@ -99,7 +99,7 @@ impl Launcher {
         let mut argv = plan.argv;
         let copy = match (plan.isolation, &self.copies) {
             (Isolation::Process, Some(copies)) => {
-                doors::shut(program.path(), &mut argv, &copies.node_guard());
+                doors::shut(program.path(), &mut argv);
                 Some(copies.copy_of(&program)?)
             }
             _ => None,

@@ -153,7 +153,35 @@ fn inspector(isolation: Isolation) -> String {
 #[test]
 fn a_signal_opens_no_inspector_of_node() {
     require!(Need::Root, Need::Node);
-    assert_eq!(inspector(Isolation::Process), "up\nshut\n");
+    let told = inspector(Isolation::Process);
+    assert!(
+        told.contains("shut\n") && !told.contains("ws://"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_signal_at_any_moment_of_its_start_opens_no_inspector_of_node() {
+    require!(Need::Root, Need::Node);
+    let rig = Rig::new();
+    let program = crate::rig::node().unwrap();
+    for script in [
+        "setTimeout(() => {}, 200)",
+        "process.on('SIGUSR1', () => {}); setTimeout(() => {}, 200)",
+    ] {
+        let (plan, mut reader) = plan(&program, &["node", "-e", script]);
+        let mut launched = rig.run(plan).unwrap();
+        // Before node has said what signals do, this one ends it: then it opens nothing either.
+        for _ in 0..200 {
+            let _ended_already = launched.signal(Signal::SIGUSR1);
+            std::thread::yield_now();
+        }
+        let _ended_already = launched.signal(Signal::SIGTERM);
+        launched.wait().unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert!(!text.contains("ws://"), "{text}");
+    }
 }
 
 #[test]
