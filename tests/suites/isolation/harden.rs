@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use vouchsafe_launch::Outcome;
 use vouchsafe_launch::harden::{Files, Harden};
+use vouchsafe_launch::{LaunchError, Outcome};
 use vouchsafe_tests::needs::Need;
 use vouchsafe_tests::require;
 
@@ -131,4 +131,21 @@ fn a_script_of_node_starts_where_files_are_held() {
     let mut text = String::new();
     std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
     assert_eq!((outcome, text.as_str()), (Outcome::Exited(0), "true --quiet\n"));
+}
+
+#[test]
+fn limits_to_what_is_not_there_are_refused() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    let (mut plan, _reader) = plan("/bin/true", &["true"]);
+    plan.harden.files = Some(Files {
+        read: vec!["/nonexistent".into()],
+        write: Vec::new(),
+    });
+    let error = rig.launcher.prepare(plan).unwrap_err();
+    assert!(
+        matches!(&error, LaunchError::Stage { error, .. } if error.contains("/nonexistent")),
+        "{error}"
+    );
+    assert_eq!(rig.left(), (0, 0));
 }

@@ -154,10 +154,7 @@ fn inspector(isolation: Isolation) -> String {
 fn a_signal_opens_no_inspector_of_node() {
     require!(Need::Root, Need::Node);
     let told = inspector(Isolation::Process);
-    assert!(
-        told.contains("shut\n") && !told.contains("ws://"),
-        "{told}"
-    );
+    assert!(told.contains("shut\n") && !told.contains("ws://"), "{told}");
 }
 
 #[test]
