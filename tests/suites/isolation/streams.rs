@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use vouchsafe_launch::{LaunchError, Outcome};
+use vouchsafe_launch::Outcome;
 use vouchsafe_tests::needs::Need;
 use vouchsafe_tests::require;
 
