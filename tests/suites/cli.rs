@@ -3,7 +3,7 @@
 use std::process::{Output, Stdio};
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::Command;
 use vouchsafe_tests::daemons::{Deployment, NODE, binary};
 use vouchsafe_tests::wait::until;
@@ -498,6 +498,83 @@ async fn wrong_words_change_no_class(at: &Deployment) -> Outcome {
         refused(&at.vouchsafe(wrong).await?, code, text)?;
     }
     Ok(())
+}
+
+/// A class by flags alone, changed by flags: what a flag does not name stays, and each limit can be lifted again.
+#[tokio::test]
+async fn a_class_is_made_and_changed_by_flags_alone() -> Outcome {
+    let at = Deployment::start().await?;
+    let class = async |verb: &str, flags: &str| {
+        let words: Vec<&str> = ["class", verb, "worker"]
+            .into_iter()
+            .chain(flags.split(' '))
+            .collect();
+        at.vouchsafe(&words).await
+    };
+    let id = format!(
+        "--id spiffe://{}/agent/worker",
+        vouchsafe_tests::daemons::TRUST_DOMAIN
+    );
+    for (wrong, code, text) in [
+        ("--user 70000", 64, "write it as `70000:70000`"),
+        (
+            "--user launcher --uid-pool 70000-70001",
+            64,
+            "cannot be used with",
+        ),
+        ("--user 0:0", 65, "uid 0"),
+        ("--on-end stop", 65, "not one of: kill, leave"),
+        ("--harden-connect 0", 64, "`0` is no port"),
+        ("--harden-bind none --harden-bind 80", 64, "stands alone"),
+        ("--harden-read relative", 65, "`relative`"),
+    ] {
+        let flags = format!("{id} --program /bin/true --may-run-on any --launcher uid:0 {wrong}");
+        refused(&class("create", &flags).await?, code, text)?;
+    }
+    let limits = "--user 70000:70001 --on-end leave --allow-mutable-files true --harden true --harden-read /usr --harden-write /tmp \
+                  --harden-connect 443 --harden-connect 8443 --harden-bind none";
+    let made = class(
+        "create",
+        &format!("{id} --program /bin/true --may-run-on any --launcher uid:0 {limits}"),
+    )
+    .await?;
+    ensure!(made.status.success(), "{}", stderr(&made));
+    let spec = async |pointer: &str| {
+        let shown = at.json(&["class", "show", "worker"]).await?;
+        let found = shown.pointer(&format!("/spec/{pointer}")).cloned();
+        anyhow::Ok(found.unwrap_or_default())
+    };
+    let expect = async |expected: &[(&str, Value)]| {
+        for (pointer, value) in expected {
+            let found = spec(pointer).await?;
+            ensure!(found == *value, "{pointer}: {found}, not {value}");
+        }
+        Ok(())
+    };
+    expect(&[
+        ("user", json!({"uid": 70000, "gid": 70001})),
+        ("on_end", json!("leave")),
+        ("allow_mutable_files", json!(true)),
+        ("harden/no_new_privs", json!(true)),
+        ("harden/read_paths", json!(["/usr"])),
+        ("harden/write_paths", json!(["/tmp"])),
+        ("harden/connect_ports", json!([443, 8443])),
+        ("harden/bind_ports", json!([])),
+    ])
+    .await?;
+    let changed = "--harden-connect any --harden-bind 80 --harden-write any --user launcher --on-end kill";
+    let changed = class("update", changed).await?;
+    ensure!(changed.status.success(), "{}", stderr(&changed));
+    expect(&[
+        ("user", Value::Null),
+        ("on_end", json!("kill")),
+        ("allow_mutable_files", json!(true)),
+        ("harden/read_paths", json!(["/usr"])),
+        ("harden/write_paths", json!([])),
+        ("harden/connect_ports", Value::Null),
+        ("harden/bind_ports", json!([80])),
+    ])
+    .await
 }
 
 async fn a_program_of_a_class_is_measured(at: &Deployment, file: &str) -> Outcome {

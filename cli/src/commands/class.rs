@@ -1,5 +1,6 @@
 //! `vouchsafe class`: agent programs that an operator approved.
 
+mod harden;
 mod measurement;
 mod spec;
 mod view;

@@ -10,8 +10,9 @@ use clap::Args;
 use vouchsafe_identity::SpiffeId;
 use vouchsafe_proto::vouchsafe::run::v1 as run;
 
+use super::harden::HardenArgs;
 use super::measurement::Measurement;
-use super::view::{INHERIT, ISOLATION, SpecFile, whole_seconds, word};
+use super::view::{INHERIT, ISOLATION, ON_END, SpecFile, whole_seconds, word};
 use crate::error::CliError;
 use crate::values;
 
@@ -70,6 +71,9 @@ pub(crate) struct SpecArgs {
     /// Each run has one of these users for itself, as in `70000-70099`
     #[arg(long, value_name = "FIRST-LAST", value_parser = pool)]
     uid_pool: Option<(u32, u32)>,
+    /// Runs have this user: `UID:GID`; `launcher` for that of who launches
+    #[arg(long, value_name = "UID:GID", value_parser = fixed_user, conflicts_with = "uid_pool")]
+    user: Option<RunUser>,
     /// A variable of loader or interpreter that launchers may set (repeat)
     #[arg(long = "env-allow", value_name = "NAME")]
     env_allow: Vec<String>,
@@ -79,6 +83,14 @@ pub(crate) struct SpecArgs {
     /// What keeps them from its memory: process, none
     #[arg(long, value_name = "HOW")]
     isolation: Option<String>,
+    /// Whether files may be within reach of the run's user and of the launcher
+    #[arg(long, value_name = "BOOL")]
+    allow_mutable_files: Option<bool>,
+    /// What becomes of a run's other processes when the main one ends: kill, leave
+    #[arg(long, value_name = "WHAT")]
+    on_end: Option<String>,
+    #[command(flatten)]
+    harden: HardenArgs,
     /// An audience whose tokens say run, class and task (repeat)
     #[arg(long = "claims-audience", value_name = "AUDIENCE")]
     claims_audiences: Vec<String>,
@@ -94,6 +106,24 @@ pub(crate) struct SpecArgs {
     /// Whether it takes no new runs
     #[arg(long, value_name = "BOOL")]
     disabled: Option<bool>,
+}
+
+/// The user of runs, where it is not of a pool.
+#[derive(Debug, Clone, Copy)]
+enum RunUser {
+    Launcher,
+    Fixed { uid: u32, gid: u32 },
+}
+
+fn fixed_user(text: &str) -> Result<RunUser, String> {
+    if text == "launcher" {
+        return Ok(RunUser::Launcher);
+    }
+    let parsed = text
+        .split_once(':')
+        .and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
+    let (uid, gid) = parsed.ok_or("write it as `70000:70000`, by numbers, or as `launcher`")?;
+    Ok(RunUser::Fixed { uid, gid })
 }
 
 fn pool(text: &str) -> Result<(u32, u32), String> {
@@ -124,11 +154,7 @@ impl SpecArgs {
             spec.any_node = self.nodes.iter().any(|node| node == "any");
             spec.nodes = named_nodes(self.nodes)?;
         }
-        if let Some((first_uid, last_uid)) = self.uid_pool {
-            let pool = run::run_user::Pool { first_uid, last_uid };
-            let user = Some(run::run_user::User::Pool(pool));
-            spec.user = Some(run::RunUser { user });
-        }
+        user_onto(&mut spec.user, self.uid_pool, self.user);
         for (list, given) in [
             (&mut spec.launchers, self.launchers),
             (&mut spec.env_allow, self.env_allow),
@@ -163,6 +189,11 @@ impl SpecArgs {
         if self.isolation.is_some() {
             spec.isolation = word("--isolation", self.isolation.as_deref(), &ISOLATION)?;
         }
+        if self.on_end.is_some() {
+            spec.on_end = word("--on-end", self.on_end.as_deref(), &ON_END)?;
+        }
+        spec.allow_mutable_files = self.allow_mutable_files.unwrap_or(spec.allow_mutable_files);
+        self.harden.onto(spec.harden.get_or_insert_default())?;
         model_onto(&mut spec.model, self.model_argument, self.models)?;
         spec.description = self.description.unwrap_or(spec.description);
         spec.max_runs = match self.max_runs {
@@ -192,6 +223,17 @@ impl SpecArgs {
         program.extra_args = self.extra_args.unwrap_or(program.extra_args);
         Ok(())
     }
+}
+
+fn user_onto(user: &mut Option<run::RunUser>, pool: Option<(u32, u32)>, given: Option<RunUser>) {
+    use run::run_user::{Fixed, Pool, User};
+    let new = match (pool, given) {
+        (None, None) => return,
+        (Some((first_uid, last_uid)), _) => Some(User::Pool(Pool { first_uid, last_uid })),
+        (None, Some(RunUser::Fixed { uid, gid })) => Some(User::Fixed(Fixed { uid, gid })),
+        (None, Some(RunUser::Launcher)) => None,
+    };
+    *user = new.map(|user| run::RunUser { user: Some(user) });
 }
 
 fn model_onto(
