@@ -220,6 +220,14 @@ impl Cgroup {
         self.id
     }
 
+    /// Its folder, for the kernel to start a process in.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub(crate) fn folder(&self) -> Result<File, CgroupError> {
+        File::open(&self.path).map_err(failed(&self.path))
+    }
+
     /// Puts the calling process in.
     ///
     /// # Errors

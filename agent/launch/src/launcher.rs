@@ -124,6 +124,7 @@ impl Launcher {
             cwd: plan.cwd,
             user: plan.user.clone(),
             cgroup: group.path(),
+            in_group: false,
             record: record.clone(),
             terminal,
             program: path.to_owned(),

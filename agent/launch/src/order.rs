@@ -17,6 +17,8 @@ pub(crate) struct Order {
     pub(crate) cwd: PathBuf,
     pub(crate) user: Option<User>,
     pub(crate) cgroup: Option<PathBuf>,
+    /// Whether the stage was started in it.
+    pub(crate) in_group: bool,
     /// The record's file.
     pub(crate) record: PathBuf,
     /// Whether standard input is a terminal, to be taken as the session's own.

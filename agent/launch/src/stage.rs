@@ -58,7 +58,7 @@ fn become_program(channel: &mut Channel) -> Result<(), Failure> {
         .map_err(at("receiving the order"))?;
     let [program, input, output, error] = passed;
     let program = File::from(program);
-    if let Some(cgroup) = &order.cgroup {
+    if let Some(cgroup) = order.cgroup.as_ref().filter(|_| !order.in_group) {
         let group = Cgroup::open(cgroup).and_then(|group| group.enter());
         group.map_err(at("entering the control group"))?;
     }

@@ -1,13 +1,18 @@
 //! The process beside a run: starts the stage, passes the gate's word on, waits for the program, writes down how it
 //! ended, empties the cgroup. It outlives the agent, and what it watches does not outlive it.
 
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
 
+use nix::sys::signal::Signal;
 use nix::unistd::{getpid, setsid};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
 use vouchsafe_sys::PidFd;
 
 use crate::cgroups::Cgroup;
@@ -17,9 +22,11 @@ use crate::record::{self, Outcome, Process, Record};
 use crate::{OnEnd, stage};
 
 /// The argument that makes the program a stage.
-const STAGE: &str = "stage";
+const STAGE: &CStr = c"stage";
 /// This program, whatever stands at its path by now.
-const SELF: &str = "/proc/self/exe";
+const SELF: &CStr = c"/proc/self/exe";
+/// How it is called.
+const NAME: &CStr = c"vouchsafe-supervisor";
 
 /// `vouchsafe-supervisor`. Standard input is the connection to whoever started it.
 #[must_use]
@@ -28,7 +35,10 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let channel = Channel::new(UnixStream::from(connection));
-    if std::env::args().nth(1).is_some_and(|argument| argument == STAGE) {
+    if std::env::args()
+        .nth(1)
+        .is_some_and(|argument| argument.as_bytes() == STAGE.to_bytes())
+    {
         stage::run(channel);
         // What comes back has not become the program.
         return ExitCode::FAILURE;
@@ -42,7 +52,7 @@ pub fn main() -> ExitCode {
 fn supervise(mut channel: Channel) -> io::Result<()> {
     // Signals to the agent's group are not for the run.
     let _leader_already = setsid();
-    let Some((order, descriptors)) = channel.receive::<Order>()? else {
+    let Some((mut order, descriptors)) = channel.receive::<Order>()? else {
         return Ok(());
     };
     let group = order
@@ -51,11 +61,10 @@ fn supervise(mut channel: Channel) -> io::Result<()> {
         .map(Cgroup::open)
         .transpose()
         .map_err(io::Error::other)?;
-    let started = start(&mut channel, &order, descriptors, group.as_ref());
+    let started = start(&mut channel, &mut order, descriptors, group.as_ref());
     let ended = match started {
-        Ok(Some((mut child, record))) => {
-            let status = child.wait()?;
-            let outcome = Some(outcome(status));
+        Ok(Some((mut stage, record))) => {
+            let outcome = Some(stage.wait()?);
             Record { outcome, ..record }.write(&order.record)
         }
         Ok(None) => Ok(()),
@@ -77,14 +86,70 @@ fn supervise(mut channel: Channel) -> io::Result<()> {
     ended
 }
 
-/// A child that is killed and reaped should we not come to the end.
-struct Held(Option<Child>);
+/// The stage, which is the program later: killed and reaped should we not come to the end.
+struct Stage {
+    /// Not yet reaped, it still has its number.
+    pid: Pid,
+    pidfd: PidFd,
+    ended: Option<Outcome>,
+}
 
-impl Drop for Held {
+impl Stage {
+    /// Starts it, in the group where the kernel can do that; whether it is there. Our copy of its end of the connection goes with
+    /// this: only then the exec is seen as the connection's end.
+    fn spawn(connection: UnixStream, group: Option<&Cgroup>) -> io::Result<(Self, bool)> {
+        let group = group.map(Cgroup::folder).transpose().map_err(io::Error::other)?;
+        let in_group =
+            group.map(|group| vouchsafe_sys::spawn_in_group(group, SELF, &[NAME, STAGE], &connection));
+        if let Some(Ok((pid, pidfd))) = in_group {
+            let pid = number(pid)?;
+            let ended = None;
+            return Ok((Self { pid, pidfd, ended }, true));
+        }
+        // Before Linux 5.7, and where a filter of system calls has never heard of it, it goes there by itself.
+        let text = |text: &'static CStr| OsStr::from_bytes(text.to_bytes());
+        let mut command = Command::new(text(SELF));
+        command.arg0(text(NAME)).arg(text(STAGE)).env_clear();
+        let spawned = command
+            .stdin(OwnedFd::from(connection))
+            .stdout(Stdio::null())
+            .spawn()?;
+        let pid = i32::try_from(spawned.id()).map_err(io::Error::other)?;
+        let stage = Self {
+            pid: number(pid)?,
+            pidfd: PidFd::open(pid)?,
+            ended: None,
+        };
+        Ok((stage, false))
+    }
+
+    fn wait(&mut self) -> io::Result<Outcome> {
+        loop {
+            let status = match waitpid(Some(self.pid), WaitOptions::empty()) {
+                Err(Errno::INTR) | Ok(None) => continue,
+                Ok(Some((_, status))) => status,
+                Err(errno) => return Err(errno.into()),
+            };
+            let ended = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Outcome::Exited(code),
+                (None, Some(signal)) => Outcome::Signalled(signal),
+                (None, None) => continue,
+            };
+            self.ended = Some(ended);
+            return Ok(ended);
+        }
+    }
+}
+
+fn number(pid: i32) -> io::Result<Pid> {
+    Pid::from_raw(pid).ok_or_else(|| io::Error::other("a child without a number"))
+}
+
+impl Drop for Stage {
     fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ended_already = child.kill();
-            let _reaped = child.wait();
+        if self.ended.is_none() {
+            let _ended_already = self.pidfd.signal(Signal::SIGKILL);
+            let _reaped = self.wait();
         }
     }
 }
@@ -92,23 +157,20 @@ impl Drop for Held {
 /// Brings the program to run; nothing where it was not let through the gate.
 fn start(
     channel: &mut Channel,
-    order: &Order,
+    order: &mut Order,
     descriptors: Vec<OwnedFd>,
     group: Option<&Cgroup>,
-) -> io::Result<Option<(Child, Record)>> {
+) -> io::Result<Option<(Stage, Record)>> {
     let (ours, theirs) = UnixStream::pair()?;
-    let child = spawn_stage(theirs)?;
-    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-    let mut held = Held(Some(child));
-    // Not yet reaped, it still has its number.
-    let pidfd = PidFd::open(pid).map_err(io::Error::other)?;
+    let (stage, in_group) = Stage::spawn(theirs, group)?;
+    order.in_group = in_group;
     let mut below = Channel::new(ours);
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    below.send(order, &borrowed)?;
+    below.send(&*order, &borrowed)?;
     // Pipes end for their readers only when nobody else holds them.
     drop(descriptors);
     match below.receive::<Answer>()? {
-        Some((Answer::Ready, _)) => channel.send(&Answer::Ready, &[pidfd.as_fd()])?,
+        Some((Answer::Ready, _)) => channel.send(&Answer::Ready, &[stage.pidfd.as_fd()])?,
         other => return refused(channel, other),
     }
     // The end of the connection is the end of whoever would have registered the program.
@@ -118,7 +180,7 @@ fn start(
     let record = Record {
         boot_id: record::boot_id()?,
         supervisor: Process::of(getpid().as_raw()).map_err(io::Error::other)?,
-        main: Process::of(pid).map_err(io::Error::other)?,
+        main: Process::of(stage.pid.as_raw_pid()).map_err(io::Error::other)?,
         cgroup: group.map(|group| (group.path().to_owned(), group.id())),
         on_end: order.on_end,
         outcome: None,
@@ -137,17 +199,7 @@ fn start(
     }
     // An agent that is gone by now finds the record.
     let _gone = channel.send(&Answer::Started, &[]);
-    Ok(held.0.take().map(|child| (child, record)))
-}
-
-/// Our copy of the stage's end goes with the command: only then the exec is seen as the connection's end.
-fn spawn_stage(connection: UnixStream) -> io::Result<Child> {
-    let mut command = Command::new(SELF);
-    command.arg0("vouchsafe-supervisor").arg(STAGE).env_clear();
-    command
-        .stdin(OwnedFd::from(connection))
-        .stdout(Stdio::null())
-        .spawn()
+    Ok(Some((stage, record)))
 }
 
 fn refused<T>(channel: &mut Channel, answer: Option<(Answer, Vec<OwnedFd>)>) -> io::Result<Option<T>> {
@@ -160,12 +212,4 @@ fn refused<T>(channel: &mut Channel, answer: Option<(Answer, Vec<OwnedFd>)>) -> 
     };
     channel.send(&answer, &[])?;
     Ok(None)
-}
-
-fn outcome(status: ExitStatus) -> Outcome {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => Outcome::Exited(code),
-        (None, Some(signal)) => Outcome::Signalled(signal),
-        (None, None) => Outcome::Lost,
-    }
 }

@@ -1,8 +1,26 @@
 //! What a process does to itself before it becomes another program, and the size of a terminal.
 
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 
-use crate::{SysError, raw};
+use crate::{PidFd, SysError, raw};
+
+/// Starts a program as a child that is in a control group from its first instruction on, without an environment and with `input`
+/// as its standard input; every other descriptor that is not closed on exec it has too. The caller reaps it. Moving a process there
+/// later costs some milliseconds: the kernel waits until nobody forks.
+///
+/// # Errors
+/// Where the kernel refuses, or is older than 5.7. Where the program cannot be executed the child exits with 127.
+pub fn spawn_in_group(
+    group: impl AsFd,
+    program: &CStr,
+    arguments: &[&CStr],
+    input: impl AsFd,
+) -> Result<(i32, PidFd), SysError> {
+    let spawned = raw::spawn_in_group(group.as_fd(), program, arguments, input.as_fd());
+    let (pid, pidfd) = spawned.map_err(|errno| SysError::of_call("clone3", errno))?;
+    Ok((pid, PidFd::from_owned(pidfd)))
+}
 
 /// Has every descriptor from `first` on closed by the next exec.
 ///

@@ -16,7 +16,7 @@ mod watched;
 
 pub use descriptors::{Message, receive_descriptors, send_descriptors};
 pub use error::SysError;
-pub use launching::{close_on_exec_from, default_signals, has_access_list};
+pub use launching::{close_on_exec_from, default_signals, has_access_list, spawn_in_group};
 pub use namespace::{NamespaceId, user_namespace_of};
 pub use pidfd::{PidFd, PidInfo, ProcessIdentity};
 pub use process::{AtRandom, AuxiliaryVector, start_time};

@@ -2,7 +2,7 @@
 //! that neither the standard library nor nix offers; and tokio's registration of a descriptor.
 #![expect(
     unsafe_code,
-    reason = "system calls that std and nix do not wrap: pidfd_open, PIDFD_GET_INFO, pidfd_send_signal, close_range, TIOCSWINSZ, NS_GET_USERNS, SCM_PIDFD, NETLINK_CONNECTOR; ownership of passed descriptors; default signal handlers; and tokio's AsyncFd, whose safe constructors are deprecated as unsound"
+    reason = "system calls that std and nix do not wrap: clone3, pidfd_open, PIDFD_GET_INFO, pidfd_send_signal, close_range, TIOCSWINSZ, NS_GET_USERNS, SCM_PIDFD, NETLINK_CONNECTOR; ownership of passed descriptors; default signal handlers; and tokio's AsyncFd, whose safe constructors are deprecated as unsound"
 )]
 
 use std::ffi::CStr;
@@ -38,6 +38,12 @@ sockopt_impl!(
     bool
 );
 
+/// `CLONE_INTO_CGROUP` (Linux 5.7).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// What a child exits with that could not become its program, as a shell says it.
+const NOT_EXECUTED: libc::c_int = 127;
+
 /// What one `recvmsg` gave.
 #[derive(Debug)]
 pub(crate) struct RawReceived {
@@ -64,6 +70,43 @@ fn owned(result: libc::c_long) -> Result<OwnedFd, Errno> {
 pub(crate) fn pidfd_open(pid: libc::pid_t) -> Result<OwnedFd, Errno> {
     // SAFETY: pidfd_open takes two integers and touches no memory of ours.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0_u32) })
+}
+
+/// Starts a program in a control group, without an environment; `input` is its standard input.
+pub(crate) fn spawn_in_group(
+    group: BorrowedFd<'_>,
+    program: &CStr,
+    arguments: &[&CStr],
+    input: BorrowedFd<'_>,
+) -> Result<(libc::pid_t, OwnedFd), Errno> {
+    let mut argv: Vec<*const libc::c_char> = arguments.iter().map(|text| text.as_ptr()).collect();
+    argv.push(ptr::null());
+    let environment = [ptr::null::<libc::c_char>()];
+    let (group, input) = (group.as_raw_fd(), input.as_raw_fd());
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args consists of integers, for which all-zero bytes are a value.
+    let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
+    how.flags = CLONE_INTO_CGROUP | libc::CLONE_PIDFD as u64;
+    how.exit_signal = libc::SIGCHLD as u64;
+    how.cgroup = group as u64;
+    how.pidfd = (&raw mut pidfd) as u64;
+    // SAFETY: without CLONE_VM and a stack this is a fork: the child has a copy of all memory and goes on from here. `how` and
+    // `pidfd` live during the call, which writes the latter.
+    let pid = Errno::result(unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const how, size_of::<libc::clone_args>())
+    })?;
+    if pid == 0 {
+        // SAFETY: the child, which may be of a process with other threads, only makes system calls, on descriptors and texts that
+        // were there before; `argv` and `environment` end with a null pointer, and their texts with a NUL.
+        unsafe {
+            if libc::dup2(input, libc::STDIN_FILENO) == libc::STDIN_FILENO {
+                libc::execve(program.as_ptr(), argv.as_ptr(), environment.as_ptr());
+            }
+            libc::_exit(NOT_EXECUTED)
+        }
+    }
+    let pid = libc::pid_t::try_from(pid).map_err(|_| Errno::ESRCH)?;
+    Ok((pid, owned(libc::c_long::from(pidfd))?))
 }
 
 pub(crate) fn pidfd_info(fd: BorrowedFd<'_>) -> Result<libc::pidfd_info, Errno> {

@@ -24,6 +24,8 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+const SHELL: &str = "spiffe://example.org/agent/shell";
+
 #[tokio::test]
 async fn a_runs_main_process_may_launch_another_and_what_it_starts_may_not() {
     require!(Need::Root);
@@ -42,7 +44,7 @@ async fn a_runs_main_process_may_launch_another_and_what_it_starts_may_not() {
     let worker = stage
         .spec()
         .unwrap()
-        .replace("uid:0", &format!("{id}/run/**"))
+        .replace("uid:0", &format!("{id}/run/**\", \"{SHELL}/run/**"))
         .replace("last_uid = 61163", "last_uid = 61110");
     let worker_id = "spiffe://example.org/agent/worker";
     stage.class("worker", worker_id, &worker).await.unwrap();
@@ -71,17 +73,15 @@ async fn a_runs_main_process_may_launch_another_and_what_it_starts_may_not() {
         format!("{id}/run/{parent}"),
         "who launched whom is known"
     );
-    // The same from within a run by what its main process started.
+    // The same from within a run by what its main process started: also where that has the run's id, which may launch.
     let story = stage.spec().unwrap();
-    stage
-        .class("shell", "spiffe://example.org/agent/shell", &story)
-        .await
-        .unwrap();
+    let story = story.replace("inherit = \"none\"", "inherit = \"children\"");
+    stage.class("shell", SHELL, &story).await.unwrap();
     let child = [
         python, script, "launch", vouchsafe, "run", "--class", "worker", "--", python, script, "ask", "main",
     ];
     let output = run(&stage, "shell", &child).await;
     let text = format!("{}{}", said(&output), String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("only the run's main process"), "{text}");
+    assert!(text.contains("only the main process may launch"), "{text}");
     assert!(!text.contains("worker/run/"), "{text}");
 }
