@@ -33,6 +33,8 @@ pub enum Need {
     Networks,
     /// User, mount and PID namespaces for everybody, and util-linux to make them.
     Namespaces,
+    /// Pidfds with an inode a process.
+    Pidfs,
     /// `/dev/fuse`, and the right to mount.
     Fuse,
     /// Loop devices with an ext4 on them, and the right to mount.
@@ -83,6 +85,12 @@ impl Need {
             Self::Namespaces => (
                 succeeds("unshare", &["-Urmp", "--fork", "true"]),
                 "no user namespaces: install util-linux, and look at /proc/sys/user/max_user_namespaces",
+            ),
+            Self::Pidfs => (
+                vouchsafe_sys::PidFd::of_self()
+                    .and_then(|own| own.identity())
+                    .is_ok_and(|identity| identity.inode().is_some()),
+                "pidfds have no inode of their own: Linux 6.9 or newer",
             ),
             Self::Fuse => (
                 nix::unistd::geteuid().is_root() && opens("/dev/fuse"),

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[path = "isolation/again.rs"]
+mod again;
 #[path = "isolation/files.rs"]
 mod files;
 #[path = "isolation/gate.rs"]

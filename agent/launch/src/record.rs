@@ -27,13 +27,17 @@ pub enum Outcome {
     Lost,
 }
 
-/// A process by number and start.
+/// A process, to be known again after a restart: a number is given to another process some day, and within one tick of the
+/// clock that can be twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its number.
     pub pid: i32,
     /// When it started, in ticks since boot.
     pub start_time: u64,
+    /// The inode of its pidfds, which no other process has since boot; none before Linux 6.9.
+    #[serde(default)]
+    pub inode: Option<u64>,
 }
 
 impl Process {
@@ -42,16 +46,41 @@ impl Process {
     /// # Errors
     /// `Gone` where none has.
     pub fn of(pid: i32) -> Result<Self, SysError> {
+        Self::held(&PidFd::open(pid)?)
+    }
+
+    /// The process that is held.
+    ///
+    /// # Errors
+    /// `Gone` where it has ended.
+    pub fn held(pidfd: &PidFd) -> Result<Self, SysError> {
+        let pid = pidfd.pid()?;
         let start_time = start_time(pid)?;
-        Ok(Self { pid, start_time })
+        let inode = pidfd.identity()?.inode();
+        // Until now the number was its own.
+        match pidfd.is_alive() {
+            true => Ok(Self {
+                pid,
+                start_time,
+                inode,
+            }),
+            false => Err(SysError::Gone),
+        }
     }
 
     /// Takes hold of it, where it still is.
     #[must_use]
     pub fn hold(&self) -> Option<PidFd> {
         let pidfd = PidFd::open(self.pid).ok()?;
-        let same = start_time(self.pid).is_ok_and(|now| now == self.start_time);
-        (same && pidfd.is_alive()).then_some(pidfd)
+        let now = Self::held(&pidfd).ok()?;
+        self.is(&now).then_some(pidfd)
+    }
+
+    /// Whether this, taken down earlier, is the process that has its number now.
+    fn is(&self, now: &Self) -> bool {
+        // A record of an older agent has no inode.
+        let inode = self.inode.is_none() || self.inode == now.inode;
+        inode && (self.pid, self.start_time) == (now.pid, now.start_time)
     }
 }
 
@@ -117,4 +146,36 @@ pub(crate) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
         .trim()
         .to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_the_number_of_another_is_not_taken_for_it() {
+        let own = Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(own.hold().is_some());
+        // Within one tick a number can be used twice; the inode tells.
+        let Some(inode) = own.inode else {
+            // Before Linux 6.9 the tick is all there is.
+            assert!(vouchsafe_sys::PidFd::of_self().unwrap().info().is_err());
+            return;
+        };
+        let other = |inode| Process { inode, ..own };
+        assert!(other(Some(inode + 1)).hold().is_none());
+        assert!(other(None).hold().is_some(), "as an older agent noted it");
+        let start_time = own.start_time + 1;
+        assert!(Process { start_time, ..own }.hold().is_none());
+        let now = other(None);
+        assert!(!own.is(&now), "what had an inode still has it");
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_held() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pidfd = PidFd::open(i32::try_from(child.id()).unwrap()).unwrap();
+        child.wait().unwrap();
+        assert!(matches!(Process::held(&pidfd), Err(SysError::Gone)));
+    }
 }

@@ -32,6 +32,17 @@ enum Inner {
     Started { pid: i32, start_time: u64 },
 }
 
+impl ProcessIdentity {
+    /// The inode that only this process has since boot; none before Linux 6.9.
+    #[must_use]
+    pub fn inode(&self) -> Option<u64> {
+        match self.0 {
+            Inner::Inode { inode, .. } => Some(inode),
+            Inner::Started { .. } => None,
+        }
+    }
+}
+
 /// What the kernel says about a process (`PIDFD_GET_INFO`). Ids are as seen from the caller's namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PidInfo {
