@@ -4,6 +4,7 @@
 //! for it. Who is in the group and is not the main process is a child of the run, whatever it did since it was forked.
 
 pub mod admission;
+pub mod children;
 pub mod command;
 mod findings;
 pub mod keeper;
@@ -69,8 +70,16 @@ pub enum NotServed {
         /// The limit.
         max: usize,
     },
+    /// No number is left for another child.
+    #[error("run {run} has given each of the {max} numbers that its children can have: launch it anew")]
+    NumbersGiven {
+        /// The run.
+        run: RunId,
+        /// The limit.
+        max: u32,
+    },
     /// The kernel does not say to what the process belongs.
-    #[error("it cannot be told whether this process belongs to a run: {0}")]
+    #[error("it cannot be told what this process is to a run: {0}")]
     Unknown(String),
 }
 
@@ -159,7 +168,9 @@ impl Runs {
         if let Some(group) = &run.group {
             table.by_group.insert(group.clone(), Arc::clone(&run));
         }
-        table.entries.put(Arc::clone(&run.entry));
+        for entry in run.entries() {
+            table.entries.put(entry);
+        }
         table.by_id.insert(run.id, run);
         self.settle(&table);
     }

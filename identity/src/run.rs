@@ -298,6 +298,10 @@ pub struct RunIdentity {
 }
 
 impl RunIdentity {
+    /// Most children that a run gives ids of their own, over its whole life: agents give no higher numbers, servers issue
+    /// for none.
+    pub const MAX_CHILDREN: u32 = 1_000_000;
+
     /// What an id says, if it is that of a run or of a run's child.
     pub fn parse(id: &SpiffeId) -> Option<Self> {
         let class = ClassId::owning(id)?;

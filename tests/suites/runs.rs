@@ -7,6 +7,8 @@
     reason = "helpers of tests fail as tests do"
 )]
 
+#[path = "runs/children.rs"]
+mod children;
 #[path = "runs/commands.rs"]
 mod commands;
 #[path = "runs/identity.rs"]

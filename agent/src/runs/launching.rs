@@ -285,7 +285,6 @@ impl Launching {
             non_dumpable: wanted.non_dumpable,
             group,
             output,
-            found: 0,
             unheard: admitted.unheard.map(|told| hex::encode(told.encode_to_vec())),
         };
         self.records
@@ -307,7 +306,7 @@ impl Launching {
         record: &RunRecord,
         main: vouchsafe_sys::PidFd,
     ) -> Result<Arc<Run>, LaunchingError> {
-        let run = Run::new(record, main);
+        let run = Run::new(record, main, self.records.children(record.run));
         let run = Arc::new(run.map_err(LaunchingError::Nonsense)?);
         self.runs.enter(Arc::clone(&run));
         Ok(run)

@@ -1,5 +1,6 @@
 //! What the agent keeps on disk of a run that lives, beside what the launcher keeps of its processes.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,9 +13,6 @@ use vouchsafe_launch::verify::Wanted;
 use vouchsafe_proto::vouchsafe::run::v1::LeasedStart;
 
 use super::run::{Inherit, Launcher};
-
-/// Children that an agent numbers before it was started once more.
-pub const CHILDREN_OF_A_LIFE: u32 = 1 << 20;
 
 /// A run on disk. Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,8 +49,6 @@ pub struct RunRecord {
     pub group: Option<(u64, String)>,
     /// Whether the agent keeps what it says.
     pub output: bool,
-    /// How often an agent has found it again.
-    pub found: u32,
     /// How it was launched, if that was by a lease and the server has not heard of it: a message in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unheard: Option<String>,
@@ -85,6 +81,20 @@ impl RunRecord {
     }
 }
 
+/// How the files of a run are called: its record, and the numbers of its children.
+const RECORD: &str = "json";
+const CHILDREN: &str = "children";
+
+/// Writes a file in one step, for nobody else to read.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_added_extension("new");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file: File = options.open(&new)?;
+    file.write_all(bytes)?;
+    fs::rename(&new, path)
+}
+
 /// The folder of the records.
 #[derive(Debug, Clone)]
 pub struct Records(PathBuf);
@@ -102,7 +112,7 @@ impl Records {
     }
 
     fn path(&self, run: RunId) -> PathBuf {
-        self.0.join(format!("{run}.json"))
+        self.0.join(format!("{run}.{RECORD}"))
     }
 
     /// Writes a record, in one step.
@@ -110,13 +120,12 @@ impl Records {
     /// # Errors
     /// Where it cannot be written.
     pub fn put(&self, record: &RunRecord) -> io::Result<()> {
-        let path = self.path(record.run);
-        let new = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file: File = options.open(&new)?;
-        file.write_all(&serde_json::to_vec(record)?)?;
-        fs::rename(&new, &path)
+        replace(&self.path(record.run), &serde_json::to_vec(record)?)
+    }
+
+    /// Where the numbers of a run's children are noted.
+    pub fn children(&self, run: RunId) -> PathBuf {
+        self.0.join(format!("{run}.{CHILDREN}"))
     }
 
     /// The record of a run, if there is one that can be read.
@@ -130,6 +139,7 @@ impl Records {
     pub fn remove(&self, run: RunId) {
         // What is left is found and removed at the next start.
         let _gone_already = fs::remove_file(self.path(run));
+        let _had_none = fs::remove_file(self.children(run));
     }
 
     /// Forgets every run that is not one of these.
@@ -143,7 +153,8 @@ impl Records {
                 .and_then(|name| name.to_str())
                 .unwrap_or_default();
             let run = RunId::new(name).ok().filter(|run| known(*run));
-            if run.is_none() || path.extension().is_none_or(|extension| extension != "json") {
+            let ours = |extension: &OsStr| extension == RECORD || extension == CHILDREN;
+            if run.is_none() || !path.extension().is_some_and(ours) {
                 let _gone_already = fs::remove_file(&path);
             }
         }
@@ -171,7 +182,6 @@ mod tests {
             non_dumpable: true,
             group: Some((9, "/a/b".to_owned())),
             output: false,
-            found: 0,
             unheard: Some(hex::encode(LeasedStart::default().encode_to_vec())),
         }
     }
@@ -197,10 +207,16 @@ mod tests {
         let (one, other) = (RunId::made(1, 1), RunId::made(2, 2));
         records.put(&record(one)).unwrap();
         records.put(&record(other)).unwrap();
+        for run in [one, other] {
+            fs::write(records.children(run), "").unwrap();
+        }
         fs::write(folder.path().join("torn.new"), "").unwrap();
+        fs::write(records.children(other).with_added_extension("new"), "").unwrap();
         records.keep_only(|run| run == other);
         let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
-        assert_eq!(left.len(), 1);
-        assert!(records.get(other).is_some());
+        assert_eq!(left.len(), 2);
+        assert!(records.get(other).is_some() && records.children(other).exists());
+        records.remove(other);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -1,9 +1,8 @@
 //! One run: what was admitted, what was started, and how it ended.
 
-use std::collections::HashMap;
-use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -15,11 +14,9 @@ use vouchsafe_proto::vouchsafe::run::v1 as proto;
 use vouchsafe_sys::{PidFd, ProcessIdentity};
 
 use super::NotServed;
-use super::record::{CHILDREN_OF_A_LIFE, RunRecord};
+use super::children::Children;
+use super::record::RunRecord;
 use crate::entry::{Entry, EntryId, EntryVersion};
-
-/// Most children of a run that have ids of their own at a time.
-pub const MAX_CHILDREN: usize = 1024;
 
 /// Which of a run's processes have an identity beside the main one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +95,6 @@ pub struct Run {
     pub(super) entry: Arc<Entry>,
     main: PidFd,
     wanted: Wanted,
-    identity: RunIdentity,
     children: Mutex<Children>,
     ended: CancellationToken,
     cause: OnceLock<Cause>,
@@ -106,19 +102,12 @@ pub struct Run {
     last_call: AtomicI64,
 }
 
-#[derive(Debug)]
-struct Children {
-    by_process: HashMap<ProcessIdentity, (PidFd, Arc<Entry>)>,
-    /// How many there were.
-    made: u32,
-}
-
 impl Run {
-    /// A run whose main process is held, as its record says.
+    /// A run whose main process is held, as its record says. The numbers of its children are noted in the file `children`.
     ///
     /// # Errors
     /// What is wrong with it, for people.
-    pub fn new(record: &RunRecord, main: PidFd) -> Result<Self, String> {
+    pub fn new(record: &RunRecord, main: PidFd, children: PathBuf) -> Result<Self, String> {
         let process = main.identity().map_err(|error| error.to_string())?;
         let identity = RunIdentity::parse(&record.spiffe_id)
             .filter(|identity| identity.run == record.run && identity.child.is_none())
@@ -143,11 +132,7 @@ impl Run {
             entry: Arc::new(entry),
             main,
             wanted: record.wanted(),
-            identity,
-            children: Mutex::new(Children {
-                by_process: HashMap::new(),
-                made: record.found.saturating_mul(CHILDREN_OF_A_LIFE),
-            }),
+            children: Mutex::new(Children::open(identity, children)?),
             ended: CancellationToken::new(),
             cause: OnceLock::new(),
             calls: AtomicU64::new(0),
@@ -240,39 +225,18 @@ impl Run {
 
     /// What the SVIDs of a child rest on; and of children that have ended.
     pub(super) fn child(&self, pidfd: &PidFd) -> Result<(Arc<Entry>, Vec<Arc<Entry>>), NotServed> {
-        let unknown = |error: &dyn std::fmt::Display| NotServed::Unknown(error.to_string());
-        let process = pidfd.identity().map_err(|error| unknown(&error))?;
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, entry)) = children.by_process.get(&process) {
-            return Ok((Arc::clone(entry), Vec::new()));
-        }
-        let ended = children.by_process.extract_if(|_, (pidfd, _)| !pidfd.is_alive());
-        let gone = ended.map(|(_, (_, entry))| entry).collect();
-        if children.by_process.len() >= MAX_CHILDREN {
-            return Err(NotServed::TooManyChildren {
-                run: self.id,
-                max: MAX_CHILDREN,
-            });
-        }
-        let held = pidfd.try_clone().map_err(|error| unknown(&error))?;
-        children.made = children.made.saturating_add(1);
-        let identity = RunIdentity {
-            child: NonZeroU32::new(children.made),
-            ..self.identity.clone()
-        };
-        let spiffe_id = identity.spiffe_id().map_err(|error| unknown(&error))?;
-        let id = format!("{}/{}", self.id, children.made);
-        let entry = Arc::new(entry(id, spiffe_id, false));
-        children.by_process.insert(process, (held, Arc::clone(&entry)));
-        Ok((entry, gone))
+        self.children().child(pidfd)
+    }
+
+    fn children(&self) -> MutexGuard<'_, Children> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What SVIDs of the run rest on.
     pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
-        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_children = children.by_process.values().map(|(_, entry)| Arc::clone(entry));
+        let children = self.children();
         std::iter::once(Arc::clone(&self.entry))
-            .chain(of_children)
+            .chain(children.entries())
             .collect()
     }
 }

@@ -10,12 +10,13 @@ use super::*;
 use crate::testing::runs;
 
 /// A process that ends with the test.
-struct Sleeping(Child);
+struct Sleeping(Child, tempfile::TempDir);
 
 impl Sleeping {
     fn start() -> Self {
         let mut command = Command::new("sleep");
-        Self(command.arg("600").stdout(Stdio::null()).spawn().unwrap())
+        let child = command.arg("600").stdout(Stdio::null()).spawn();
+        Self(child.unwrap(), tempfile::tempdir().unwrap())
     }
 
     fn pidfd(&self) -> PidFd {
@@ -61,9 +62,14 @@ fn record() -> RunRecord {
         non_dumpable: false,
         group: None,
         output: false,
-        found: 0,
         unheard: None,
     }
+}
+
+/// That run.
+fn taken_in(record: &RunRecord, main: &Sleeping) -> Arc<Run> {
+    let run = Run::new(record, main.pidfd(), main.1.path().join("children"));
+    Arc::new(run.unwrap())
 }
 
 /// A run whose main process this is, in a group that all of this test's processes are in.
@@ -76,8 +82,7 @@ fn run(main: &Sleeping, inherit: Inherit, grouped: bool) -> Arc<Run> {
         group: grouped.then_some((number, group)),
         ..record()
     };
-    let run = Run::new(&record, pidfd);
-    Arc::new(run.unwrap())
+    taken_in(&record, main)
 }
 
 fn foreign() -> Reach {
@@ -184,7 +189,7 @@ fn a_main_process_that_is_another_program_gets_nothing() {
         ..record()
     };
     let runs = runs();
-    runs.enter(Arc::new(Run::new(&record, main.pidfd()).unwrap()));
+    runs.enter(taken_in(&record, &main));
     let got = runs.standing(&main.process(Reach::Full));
     assert!(matches!(got, Err(NotServed::Altered { .. })), "{got:?}");
 }

@@ -18,7 +18,7 @@ use super::registry::{RuleError, workload_id};
 use crate::index::{Index, IndexedEntry};
 use crate::metrics::{Issued, SvidKind};
 
-pub use runs::{MAX_CHILDREN, RunItem};
+pub use runs::RunItem;
 
 /// Most audiences of one token.
 pub const MAX_AUDIENCES: usize = 64;

@@ -641,7 +641,9 @@ async fn children_have_ids_of_their_own_only_where_the_class_says_so() {
     assert_eq!(child.spiffe_id, format!("{}/child/7", coder.spiffe_id));
     let id = RunIdentity::parse(&SpiffeId::new(&child.spiffe_id).unwrap()).unwrap();
     assert_eq!(id.child.map(u32::from), Some(7));
-    let (code, text) = x509(&mut client, &coder.run_id, 65_536).await.unwrap_err();
+    let max = RunIdentity::MAX_CHILDREN;
+    assert!(x509(&mut client, &coder.run_id, max).await.is_ok());
+    let (code, text) = x509(&mut client, &coder.run_id, max + 1).await.unwrap_err();
     assert_eq!(code, Code::InvalidArgument, "{text}");
 }
 

@@ -9,7 +9,8 @@ usage: story.py                 the main process, a child, and what the child st
        story.py nurse           starts a child and waits for it
        story.py launch COMMAND  has a child run that command
        story.py leave           leaves a process behind that stays
-       story.py stay            asks, and asks again at each SIGUSR1, until it is killed
+       story.py stay [WHO]      asks, and asks again at each SIGUSR1, until it is killed
+       story.py family          has a child that stays, and starts one that asks at each SIGUSR1, until it is killed
 
 `--model NAME` may stand before all that: it is not looked at.
 """
@@ -98,11 +99,16 @@ def main():
             sys.exit(int(code))
         case ["leave"]:
             subprocess.Popen([*me, "stay"], start_new_session=True)
-        case ["stay"]:
+        case ["stay", *who]:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
             while True:
-                say("main", ask())
+                say(*who or ["main"], ask())
                 signal.sigwait({signal.SIGUSR1})
+        case ["family"]:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+            subprocess.Popen([*me, "stay", "elder"])
+            while signal.sigwait({signal.SIGUSR1}):
+                subprocess.run([*me, "ask", "younger"])
         case []:
             # The key stays in this process's memory in a form that a thief knows.
             with WorkloadApiClient(default_timeout=SECONDS) as client:

@@ -22,7 +22,7 @@ fn one_uid(spec: &mut String) {
 }
 
 /// The processes in the group of a run.
-fn members(stage: &Stage, run: &Running) -> Vec<Pid> {
+pub(crate) fn members(stage: &Stage, run: &Running) -> Vec<Pid> {
     let record = format!("agent/runs/processes/{}.json", run.admitted.run_id);
     let record: Value = serde_json::from_slice(&fs::read(stage.at.path(&record)).unwrap()).unwrap();
     let group = record["cgroup"][0].as_str().unwrap();

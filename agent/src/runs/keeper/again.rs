@@ -61,7 +61,7 @@ impl Launching {
                     found.push(Found::Ended(self.gone(&record, outcome)));
                 }
                 Recovered::Living(launched) => {
-                    found.extend(self.living(record, launched)?.map(Found::Living))
+                    found.extend(self.living(&record, launched)?.map(Found::Living))
                 }
             }
         }
@@ -72,19 +72,13 @@ impl Launching {
         Ok(found)
     }
 
-    fn living(&self, mut record: RunRecord, launched: Launched) -> Result<Option<Kept>, LaunchError> {
-        record.found = record.found.saturating_add(1);
-        let written = self.records.put(&record);
-        written.map_err(|source| LaunchError::Io {
-            what: "writing the record of a run",
-            source,
-        })?;
+    fn living(&self, record: &RunRecord, launched: Launched) -> Result<Option<Kept>, LaunchError> {
         let main = launched.main().try_clone().map_err(|error| error.to_string());
-        match main.and_then(|main| self.enter(&record, main).map_err(|error| error.to_string())) {
+        match main.and_then(|main| self.enter(record, main).map_err(|error| error.to_string())) {
             Ok(run) => Ok(Some(Kept {
                 run,
                 launched,
-                place: self.place_again(&record),
+                place: self.place_again(record),
                 output: record.output,
                 unheard: record.unheard(),
             })),

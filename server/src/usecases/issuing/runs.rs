@@ -16,9 +16,6 @@ use super::{AT_ONCE, IssuedToken, Issuing, IssuingError, check_audience, seconds
 use crate::index::{LiveRun, Number};
 use crate::metrics::SvidKind;
 
-/// Most children of a run that have ids of their own.
-pub const MAX_CHILDREN: u32 = 65_535;
-
 /// What an agent asks for.
 #[derive(Debug, Clone)]
 pub struct RunItem {
@@ -139,8 +136,9 @@ fn ended(id: RunId, how: String) -> IssuingError {
 
 /// The id of a run, or of a child that may have one.
 fn identity(run: &Run, child: u32) -> Result<SpiffeId, IssuingError> {
-    if child > MAX_CHILDREN {
-        let text = format!("child {child} is more than the limit of {MAX_CHILDREN} children");
+    let max = RunIdentity::MAX_CHILDREN;
+    if child > max {
+        let text = format!("child {child} is more than the limit of {max} children");
         return Err(IssuingError::Request(text));
     }
     if child > 0 && run.svids.inherit != Inherit::Derived {
