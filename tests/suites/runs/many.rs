@@ -1,6 +1,6 @@
 //! Many runs: in a row, at once, and with an agent that is killed in the midst of it. Nothing may be left of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use futures_util::future::join_all;
 use serde_json::Value;
 use tonic::Streaming;
+use vouchsafe_launch::record::Process;
 use vouchsafe_proto::vouchsafe::launch::v1::{LaunchEvent, LaunchRequest, launch_event::Event};
 use vouchsafe_tests::needs::Need;
 use vouchsafe_tests::require;
@@ -166,14 +167,37 @@ async fn two_hundred_at_once_and_a_thousand_in_a_row_leave_nothing() {
     assert_eq!(processes(&OF_MANY), BTreeSet::new());
 }
 
-/// Kills the agent after so many events of launches that are under way at once.
-async fn kill_amid(stage: &mut Stage, after: usize) {
+/// Kills the agent after so many events of launches that are under way at once. The processes that their launchers were told of.
+async fn kill_amid(stage: &mut Stage, after: usize) -> BTreeSet<i32> {
     let mut launches = join_all((0..4).map(|_| launch(stage, "600"))).await;
+    let mut started = BTreeSet::new();
     for seen in 0..after {
         let of = seen % launches.len();
-        event(&mut launches[of]).await.unwrap();
+        if let Event::Started(run) = event(&mut launches[of]).await.unwrap() {
+            started.insert(run.pid);
+        }
     }
     stage.at.agent.take().unwrap().kill().await.unwrap();
+    started
+}
+
+/// The processes of the pool that are the program already; each by its number and its start.
+fn programs() -> BTreeMap<i32, Process> {
+    let program = |pid: &i32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name == "sleep\n")
+    };
+    let all = processes(&OF_KILLED).into_iter().filter(program);
+    all.filter_map(|pid| Some((pid, Process::of(pid).ok()?)))
+        .collect()
+}
+
+/// Those of before that are not there any more.
+fn lost(before: &BTreeMap<i32, Process>, now: &BTreeMap<i32, Process>) -> Vec<Process> {
+    let gone = before
+        .iter()
+        .filter(|(pid, process)| now.get(pid) != Some(process));
+    gone.map(|(_, process)| *process).collect()
 }
 
 /// What the agent says of a process.
@@ -197,9 +221,18 @@ async fn living(stage: &Stage) -> BTreeSet<String> {
 async fn an_agent_killed_amid_launches_neither_loses_nor_orphans_a_run() {
     require!(Need::Root);
     let mut stage = stage(&OF_KILLED).await;
-    let mut most = 0;
-    for after in 0..8 {
-        kill_amid(&mut stage, after).await;
+    let mut lived = BTreeMap::new();
+    for after in 0..=8 {
+        let started = kill_amid(&mut stage, after).await;
+        // Runs outlive their agent: what is a program while none looks, is so ever after.
+        let before = std::mem::replace(&mut lived, programs());
+        assert_eq!(lost(&before, &lived), Vec::new(), "as the agent was killed");
+        let told = started.iter().filter(|pid| !lived.contains_key(pid));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            Vec::<&i32>::new(),
+            "a launcher was told of it"
+        );
         stage.at.start_agent(&[]).await.unwrap();
         // What lives is known, each process as the main one of a run of its own; what is not known does not live.
         until("what lives is what the agent and the server know", async || {
@@ -214,9 +247,16 @@ async fn an_agent_killed_amid_launches_neither_loses_nor_orphans_a_run() {
         })
         .await
         .unwrap();
-        most = most.max(processes(&OF_KILLED).len());
+        assert_eq!(
+            lost(&lived, &programs()),
+            Vec::new(),
+            "by the restart after {after} events"
+        );
     }
-    assert!(most > 0, "runs outlived the agent");
+    assert!(
+        lived.len() >= 4,
+        "as many as their launchers were told of: {lived:?}"
+    );
     for run in living(&stage).await {
         stage.at.json(&["run", "kill", &run]).await.unwrap();
     }
