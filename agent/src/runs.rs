@@ -62,6 +62,16 @@ pub enum NotServed {
         /// Why.
         cause: Cause,
     },
+    /// It is in no control group of the run whose uid it has.
+    #[error(
+        "this process has the uid {uid} of run {run}, which is that run's alone, and is not in its control group"
+    )]
+    Strayed {
+        /// The run.
+        run: RunId,
+        /// Its uid.
+        uid: u32,
+    },
     /// More children than are told apart.
     #[error("run {run} has more than {max} children that ask for an identity")]
     TooManyChildren {
@@ -122,6 +132,8 @@ struct Table {
     by_process: HashMap<ProcessIdentity, Arc<Run>>,
     /// By the path that `/proc/PID/cgroup` gives.
     by_group: HashMap<String, Arc<Run>>,
+    /// By the uid of a pool, which no other run has meanwhile.
+    by_uid: HashMap<u32, RunId>,
     /// Groups of what runs left behind that ended before this agent was started.
     left: HashMap<String, RunId>,
     entries: EntryIndex,
@@ -168,6 +180,9 @@ impl Runs {
         if let Some(group) = &run.group {
             table.by_group.insert(group.clone(), Arc::clone(&run));
         }
+        if let Some(uid) = run.own_uid {
+            table.by_uid.insert(uid, run.id);
+        }
         for entry in run.entries() {
             table.entries.put(entry);
         }
@@ -201,6 +216,9 @@ impl Runs {
         if let Some(group) = &run.group {
             table.by_group.remove(group);
         }
+        if let Some(uid) = run.own_uid {
+            table.by_uid.remove(&uid);
+        }
         table.by_id.remove(&run.id);
         self.settle(&table);
     }
@@ -230,7 +248,8 @@ impl Runs {
     /// The run that a process belongs to, and whether it is its main process.
     ///
     /// # Errors
-    /// [`NotServed::Unknown`]; [`NotServed::Ended`] where the run ended before this agent was started.
+    /// [`NotServed::Unknown`]; [`NotServed::Ended`] where the run ended before this agent was started;
+    /// [`NotServed::Strayed`] where the process has a run's own uid and is not in its control group.
     pub fn run_of(&self, process: &Process) -> Result<Option<(Arc<Run>, bool)>, NotServed> {
         if self.live() == 0 {
             return Ok(None);
@@ -252,7 +271,15 @@ impl Runs {
                 return Err(NotServed::Ended { run, cause });
             }
         }
-        Ok(None)
+        // Whoever it is, it came of that run: its group was left with more rights than a run is given, or somebody started
+        // it at the run's request.
+        match table.by_uid.get(&process.uid) {
+            Some(run) => Err(NotServed::Strayed {
+                run: *run,
+                uid: process.uid,
+            }),
+            None => Ok(None),
+        }
     }
 
     /// What a process gets by the run that it belongs to. Blocks on reads of `/proc`.

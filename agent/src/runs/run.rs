@@ -92,6 +92,8 @@ pub struct Run {
     heard: CancellationToken,
     pub(super) process: ProcessIdentity,
     pub(super) group: Option<String>,
+    /// Its uid, where no other run has it meanwhile.
+    pub(super) own_uid: Option<u32>,
     pub(super) entry: Arc<Entry>,
     main: PidFd,
     wanted: Wanted,
@@ -129,6 +131,7 @@ impl Run {
             heard,
             process,
             group: record.group.as_ref().map(|(_, path)| path.clone()),
+            own_uid: record.alone.then_some(record.uid),
             entry: Arc::new(entry),
             main,
             wanted: record.wanted(),

@@ -209,6 +209,28 @@ fn who_belongs_to_no_run_is_told_so() {
     ));
 }
 
+#[test]
+fn who_has_the_uid_that_is_a_runs_alone_is_none_but_the_run() {
+    let (main, stranger) = (Sleeping::start(), Sleeping::start());
+    let runs = runs();
+    let record = RunRecord {
+        alone: true,
+        ..record()
+    };
+    let run = taken_in(&record, &main);
+    runs.enter(Arc::clone(&run));
+    let got = runs.standing(&stranger.process(Reach::Full));
+    let (id, uid) = (run.id, record.uid);
+    assert_eq!(got.unwrap_err(), NotServed::Strayed { run: id, uid });
+    assert!(runs.standing(&main.process(Reach::Full)).is_ok());
+    runs.end(&run, Cause::Over);
+    runs.forget(&run);
+    assert!(matches!(
+        runs.standing(&stranger.process(Reach::Full)),
+        Ok(Standing::Outside)
+    ));
+}
+
 #[tokio::test]
 async fn whoever_waits_hears_why_a_run_ended() {
     let main = Sleeping::start();

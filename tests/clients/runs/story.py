@@ -39,6 +39,17 @@ def ask():
         return f"{type(error).__name__}: {error}"
 
 
+def hold_key():
+    """Asks, and has the key from now on in this process's memory in a form that a thief knows."""
+    with WorkloadApiClient(default_timeout=SECONDS) as client:
+        svid = client.fetch_x509_context().default_svid
+        from cryptography.hazmat.primitives import serialization as form
+
+        pem = svid.private_key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    say("main", [str(svid.spiffe_id)])
+    return pem
+
+
 def jwt(audience):
     try:
         with WorkloadApiClient(default_timeout=SECONDS) as client:
@@ -47,9 +58,8 @@ def jwt(audience):
         return f"{type(error).__name__}: {error}"
 
 
-def steal():
-    """Whether the private key of the parent can be found: in its memory, environment or open files."""
-    parent = os.getppid()
+def steal(parent):
+    """Whether the private key of a process can be found: in its memory, environment or open files."""
     for name in ("mem", "environ", "fd"):
         try:
             if name == "fd":
@@ -85,7 +95,7 @@ def main():
         case ["ask", who]:
             say(who, ask())
         case ["steal"]:
-            say("thief", steal())
+            say("thief", steal(os.getppid()))
         case ["jwt", audience]:
             say("main", jwt(audience))
         case ["hold", audience]:
@@ -110,15 +120,7 @@ def main():
             while signal.sigwait({signal.SIGUSR1}):
                 subprocess.run([*me, "ask", "younger"])
         case []:
-            # The key stays in this process's memory in a form that a thief knows.
-            with WorkloadApiClient(default_timeout=SECONDS) as client:
-                svid = client.fetch_x509_context().default_svid
-                from cryptography.hazmat.primitives import serialization as form
-
-                pem = svid.private_key.private_bytes(
-                    form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()
-                )
-            say("main", [str(svid.spiffe_id)])
+            pem = hold_key()
             ways = {
                 "child": me,
                 "shell": ["/bin/sh", "-c", '"$@"', "sh", *me],
@@ -133,4 +135,5 @@ def main():
             assert pem
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -59,6 +59,31 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Up, with the class of another script than the story, which finds these beside it.
+    pub(crate) async fn of(
+        script: &str,
+        beside: &[&str],
+        change: impl FnOnce(&mut String),
+    ) -> anyhow::Result<Self> {
+        let mut stage = Self::empty().await?;
+        for file in beside.iter().chain([&script]) {
+            let place = stage.at.path(
+                Path::new(file)
+                    .file_name()
+                    .context("no name")?
+                    .to_str()
+                    .context("no text")?,
+            );
+            fs::copy(repository().join("tests/clients").join(file), &place)?;
+            fs::set_permissions(&place, Permissions::from_mode(0o644))?;
+            stage.script = place;
+        }
+        let mut spec = stage.spec()?;
+        change(&mut spec);
+        stage.class("researcher", CLASS, &spec).await?;
+        Ok(stage)
+    }
+
     pub(crate) async fn start() -> anyhow::Result<Self> {
         Self::with(|_| {}).await
     }

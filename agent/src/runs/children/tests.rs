@@ -1,3 +1,5 @@
+//! What is refused, and that numbers stay what they were over lives of the agent.
+
 use std::process::{Child as Spawned, Command};
 
 use tempfile::TempDir;
