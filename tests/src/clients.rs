@@ -22,6 +22,31 @@ pub fn interpreter() -> PathBuf {
     dependencies().join("python/bin/python")
 }
 
+/// A Python of this host whose library is a shared one, new enough for the scripts of the tests: from the search path, or of
+/// pyenv.
+#[must_use]
+pub fn shared_python() -> Option<PathBuf> {
+    const ASK: &str = "import sys, sysconfig\n\
+        sys.exit(not (sysconfig.get_config_var('Py_ENABLE_SHARED') and sys.version_info >= (3, 11)))";
+    let pyenv = std::env::home_dir().map(|home| home.join(".pyenv/versions"));
+    let versions = pyenv.and_then(|versions| versions.read_dir().ok());
+    let versions = versions.into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = versions
+        .map(|version| version.path().join("bin/python3"))
+        .collect();
+    found.sort();
+    let shared = |python: &PathBuf| {
+        let mut command = std::process::Command::new(python);
+        let asked = command
+            .args(["-c", ASK])
+            .stderr(std::process::Stdio::null())
+            .status();
+        asked.is_ok_and(|status| status.success())
+    };
+    found.insert(0, "python3".into());
+    found.into_iter().find(shared)
+}
+
 /// One of the scripts in `tests/clients/python`, named without its `.py`.
 #[must_use]
 pub fn script(name: &str) -> PathBuf {

@@ -33,6 +33,8 @@ pub enum Need {
     Networks,
     /// User, mount and PID namespaces for everybody, and util-linux to make them.
     Namespaces,
+    /// A Python whose library is a shared one.
+    SharedPython,
     /// Pidfds with an inode a process.
     Pidfs,
     /// `/dev/fuse`, and the right to mount.
@@ -85,6 +87,10 @@ impl Need {
             Self::Namespaces => (
                 succeeds("unshare", &["-Urmp", "--fork", "true"]),
                 "no user namespaces: install util-linux, and look at /proc/sys/user/max_user_namespaces",
+            ),
+            Self::SharedPython => (
+                crate::clients::shared_python().is_some(),
+                "no Python 3.11 or newer with a shared library: build one with `--enable-shared` (pyenv: `PYTHON_CONFIGURE_OPTS`)",
             ),
             Self::Pidfs => (
                 vouchsafe_sys::PidFd::of_self()

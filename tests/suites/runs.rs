@@ -31,6 +31,8 @@ mod measured;
 mod nested;
 #[path = "runs/ordinary.rs"]
 mod ordinary;
+#[path = "runs/pythons.rs"]
+mod pythons;
 #[path = "runs/revoked.rs"]
 mod revoked;
 #[path = "runs/stage.rs"]

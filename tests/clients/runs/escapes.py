@@ -19,7 +19,8 @@ import sys
 import threading
 
 from raw import CALL, begin, connect, outcome, timed
-from story import ask, hold_key, say, steal
+from story import ask, hold_key
+from thief import say, steal
 
 ME = os.path.abspath(__file__)
 CLONE_PARENT = 0x8000

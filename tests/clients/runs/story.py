@@ -15,20 +15,15 @@ usage: story.py                 the main process, a child, and what the child st
 `--model NAME` may stand before all that: it is not looked at.
 """
 
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
 
 from spiffe import WorkloadApiClient
+from thief import say, steal
 
 SECONDS = 20
-
-
-def say(who, got):
-    print(json.dumps({"who": who, "got": got}), flush=True)
 
 
 def ask():
@@ -56,34 +51,6 @@ def jwt(audience):
             return client.fetch_jwt_svid(audience={audience}).token
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-
-
-def steal(parent):
-    """Whether the private key of a process can be found: in its memory, environment or open files."""
-    for name in ("mem", "environ", "fd"):
-        try:
-            if name == "fd":
-                os.listdir(f"/proc/{parent}/fd")
-                return "fd"
-            if name == "environ":
-                open(f"/proc/{parent}/environ", "rb").read()
-                return "environ"
-            with open(f"/proc/{parent}/maps") as maps, open(f"/proc/{parent}/mem", "rb", 0) as memory:
-                for line in maps:
-                    found = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
-                    if not found:
-                        continue
-                    start, end = (int(part, 16) for part in found.groups())
-                    try:
-                        memory.seek(start)
-                        if b"-----BEGIN PRIVATE" + b" KEY-----" in memory.read(end - start):
-                            return "key"
-                    except OSError:
-                        continue
-                return "nothing"
-        except PermissionError:
-            continue
-    return "shut out"
 
 
 def main():

@@ -13,18 +13,18 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 use vouchsafe_proto::vouchsafe::launch::v1::LaunchRequest;
 use vouchsafe_tests::needs::Need;
+use vouchsafe_tests::require;
 use vouchsafe_tests::wait::{DEADLINE, until};
-use vouchsafe_tests::{repository, require};
 
 use crate::life::{USR1, signal};
-use crate::stage::{POOL, Running, Stage};
+use crate::stage::{POOL, Running, Stage, client};
 
 /// Who is not the main process hears this.
 const NOT_MAIN: &str = "lets only the run's main process have an identity";
 /// The pool has one uid, so that it is known beforehand.
 const ONE: &str = "last_uid = 61100";
 const LURE: &str = "spiffe://example.org/lure";
-const BESIDE: [&str; 2] = ["runs/story.py", "raw.py"];
+const BESIDE: [&str; 1] = ["raw.py"];
 
 /// A deployment whose runs have one user, which an entry names too.
 async fn stage(change: impl FnOnce(&mut String)) -> Stage {
@@ -197,7 +197,7 @@ impl Stranger {
         let path = folder.join("socket");
         let mut command = as_user(uid);
         let script = stage.at.path("stranger.py");
-        fs::copy(repository().join("tests/clients/runs/stranger.py"), &script).unwrap();
+        client("runs/stranger.py", &script).unwrap();
         command.arg("/usr/bin/python3").arg(&script).arg(&path);
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();

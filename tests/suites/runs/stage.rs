@@ -44,9 +44,11 @@ impl Stage {
         );
         at.configure_agent(&launch);
         at.join().await?;
-        let script = at.path("story.py");
-        fs::copy(repository().join("tests/clients/runs/story.py"), &script)?;
-        fs::set_permissions(&script, Permissions::from_mode(0o644))?;
+        let mut script = PathBuf::new();
+        for name in ["thief.py", "story.py"] {
+            script = at.path(name);
+            client(&format!("runs/{name}"), &script)?;
+        }
         Ok(Self { at, script })
     }
 
@@ -67,16 +69,9 @@ impl Stage {
     ) -> anyhow::Result<Self> {
         let mut stage = Self::empty().await?;
         for file in beside.iter().chain([&script]) {
-            let place = stage.at.path(
-                Path::new(file)
-                    .file_name()
-                    .context("no name")?
-                    .to_str()
-                    .context("no text")?,
-            );
-            fs::copy(repository().join("tests/clients").join(file), &place)?;
-            fs::set_permissions(&place, Permissions::from_mode(0o644))?;
-            stage.script = place;
+            let name = file.rsplit('/').next().unwrap_or(file);
+            stage.script = stage.at.path(name);
+            client(file, &stage.script)?;
         }
         let mut spec = stage.spec()?;
         change(&mut spec);
@@ -181,7 +176,15 @@ impl Stage {
 
     /// Launches and waits for the end: each line that it said, by who said it.
     pub(crate) async fn told(&self, arguments: &[&str]) -> anyhow::Result<(Running, Vec<(String, Value)>)> {
-        let mut run = self.launch(self.request(arguments)).await?;
+        self.told_of(self.request(arguments)).await
+    }
+
+    /// The same of any request.
+    pub(crate) async fn told_of(
+        &self,
+        request: LaunchRequest,
+    ) -> anyhow::Result<(Running, Vec<(String, Value)>)> {
+        let mut run = self.launch(request).await?;
         let ended = run.ended().await?;
         let output = self.output(&ended.run_id).await?;
         ensure!(
@@ -234,6 +237,12 @@ pub(crate) async fn event(events: &mut Streaming<LaunchEvent>) -> Result<Event, 
         .await?
         .event
         .ok_or_else(|| Status::internal("no event"))
+}
+
+/// Puts one of the scripts in `tests/clients` where every user can read it.
+pub(crate) fn client(name: &str, place: &Path) -> anyhow::Result<()> {
+    fs::copy(repository().join("tests/clients").join(name), place)?;
+    Ok(fs::set_permissions(place, Permissions::from_mode(0o644))?)
 }
 
 /// A file as a class has it.
