@@ -11,6 +11,8 @@
 mod children;
 #[path = "runs/commands.rs"]
 mod commands;
+#[path = "runs/container.rs"]
+mod container;
 #[path = "runs/escapes.rs"]
 mod escapes;
 #[path = "runs/identity.rs"]
