@@ -35,6 +35,8 @@ mod nested;
 mod ordinary;
 #[path = "runs/pythons.rs"]
 mod pythons;
+#[path = "runs/recovery.rs"]
+mod recovery;
 #[path = "runs/revoked.rs"]
 mod revoked;
 #[path = "runs/stage.rs"]

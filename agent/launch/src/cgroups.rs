@@ -14,6 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// How deep groups within a run's are looked into.
 const MAX_DEPTH: usize = 16;
 
+/// After how many milliseconds a group is looked at again: of one that is removed as soon as it is empty, the kernel may tell
+/// nobody any more that it was.
+const LOOK_AGAIN: u16 = 50;
+
 /// Why there is no control group.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -129,11 +133,25 @@ impl CgroupRoot {
     /// # Errors
     /// Where the subtree cannot be read.
     pub fn list(&self) -> Result<Vec<Cgroup>, CgroupError> {
-        subgroups(&self.0)?
-            .iter()
-            .map(|path| Cgroup::open(path))
-            .collect()
+        let mut groups = Vec::new();
+        for path in subgroups(&self.0)? {
+            match fs::metadata(&path) {
+                // Its supervisor removes it just now.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(failed(&path)(error)),
+                Ok(metadata) => groups.push(Cgroup {
+                    id: metadata.ino(),
+                    path,
+                }),
+            }
+        }
+        Ok(groups)
     }
+}
+
+/// Whether a group was removed: its files fail in another way where they were found before.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
 }
 
 /// The folder of this process's group, by `/proc/self/mountinfo` and `/proc/self/cgroup`.
@@ -254,7 +272,7 @@ impl Cgroup {
     pub fn kill(&self) -> Result<(), CgroupError> {
         let file = self.path.join("cgroup.kill");
         match fs::write(&file, "1") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if is_gone(&error) => Ok(()),
             other => other.map_err(failed(&file)),
         }
     }
@@ -274,23 +292,30 @@ impl Cgroup {
     pub fn wait_empty_for(&self, patience: PollTimeout) -> Result<bool, CgroupError> {
         let path = self.path.join("cgroup.events");
         let mut file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) if is_gone(&error) => return Ok(true),
             other => other.map_err(failed(&path))?,
         };
+        let mut left = patience.as_millis();
         loop {
             let mut text = String::new();
-            file.seek(SeekFrom::Start(0)).map_err(failed(&path))?;
-            match file.read_to_string(&mut text) {
-                Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(true),
+            let read = file
+                .seek(SeekFrom::Start(0))
+                .and_then(|_| file.read_to_string(&mut text));
+            match read {
+                Err(error) if is_gone(&error) => return Ok(true),
                 other => other.map_err(failed(&path))?,
             };
             if text.lines().any(|line| line == "populated 0") {
                 return Ok(true);
             }
+            let pause = left.map_or(LOOK_AGAIN, |left| {
+                left.min(LOOK_AGAIN.into()).try_into().unwrap_or(LOOK_AGAIN)
+            });
             // The kernel marks the file's change as an exceptional condition.
             let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
-            match poll(&mut fds, patience) {
-                Ok(0) => return Ok(false),
+            match poll(&mut fds, PollTimeout::from(pause)) {
+                Ok(0) if left.is_some_and(|left| left <= pause.into()) => return Ok(false),
+                Ok(0) => left = left.map(|left| left.saturating_sub(pause.into())),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(failed(&path)(errno.into())),
             }
@@ -319,13 +344,14 @@ fn collect(path: &Path, depth: usize, pids: &mut Vec<i32>) -> Result<(), CgroupE
 }
 
 fn remove(path: &Path, depth: usize) -> Result<(), CgroupError> {
-    if depth > 0 && path.exists() {
-        for group in subgroups(path)? {
-            remove(&group, depth - 1)?;
+    if depth > 0 {
+        match subgroups(path) {
+            Err(CgroupError::Failed { source, .. }) if is_gone(&source) => return Ok(()),
+            groups => groups?.iter().try_for_each(|group| remove(group, depth - 1))?,
         }
     }
     match fs::remove_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if is_gone(&error) => Ok(()),
         other => other.map_err(failed(path)),
     }
 }

@@ -186,7 +186,11 @@ impl Launcher {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let record = Record::read(&path).map_err(LaunchError::io("reading a record"))?;
+            let Ok(record) = Record::read(&path) else {
+                // As after a loss of power. Its group, should there be one, is cleared below.
+                fs::remove_file(&path).map_err(LaunchError::io("removing a record that cannot be read"))?;
+                continue;
+            };
             let here = record.boot_id == self.boot_id;
             let supervisor = here.then(|| record.supervisor.hold()).flatten();
             let recovered = match (supervisor, record.main.hold()) {

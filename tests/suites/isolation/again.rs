@@ -23,6 +23,45 @@ fn stranger(pid: i32) -> Child {
     child
 }
 
+#[test]
+fn a_record_of_before_the_host_was_started_names_nobody() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    let (plan, _reader) = plan(PYTHON, &["python3", "-c", "import time; time.sleep(600)"]);
+    let record = rig.path().join(format!("records/{}.json", plan.name));
+    let launched = rig.run(plan).unwrap();
+    let mut text: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    *text.get_mut("boot_id").unwrap() = json!("another");
+    fs::write(&record, text.to_string()).unwrap();
+    let found = rig.again().recover().unwrap();
+    assert!(
+        matches!(found.as_slice(), [(_, Recovered::Ended(Outcome::Lost))]),
+        "{found:?}"
+    );
+    assert!(
+        launched.main().is_alive(),
+        "its number is not that of the record's"
+    );
+}
+
+/// A file is empty where the host lost its power before it was on disk.
+#[test]
+fn a_record_that_cannot_be_read_is_nobodys_and_what_it_was_of_is_ended() {
+    require!(Need::Root);
+    let rig = Rig::new();
+    let (lost, _lost_out) = plan(PYTHON, &["python3", "-c", "import time; time.sleep(600)"]);
+    let (living, _out) = plan(PYTHON, &["python3", "-c", "import time; time.sleep(600)"]);
+    let names = [&lost, &living].map(|plan| plan.name.clone());
+    let [lost, _living] = [lost, living].map(|plan| rig.run(plan).unwrap());
+    fs::write(rig.path().join(format!("records/{}.json", names[0])), "").unwrap();
+    let found = rig.again().recover().unwrap();
+    assert!(
+        matches!(found.as_slice(), [(name, Recovered::Living(_))] if *name == names[1]),
+        "{found:?}"
+    );
+    assert!(!lost.main().is_alive());
+}
+
 fn numbers_that_strangers_have() {
     let rig = Rig::new();
     let (plan, _reader) = plan(PYTHON, &["python3", "-c", "import time; time.sleep(600)"]);

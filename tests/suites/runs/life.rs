@@ -32,11 +32,11 @@ pub(crate) async fn is(stage: &Stage, run: &Running, state: &str) -> Value {
     found.await.unwrap()
 }
 
-fn alive(pid: i32) -> bool {
+pub(crate) fn alive(pid: i32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-async fn gone(pid: i32) {
+pub(crate) async fn gone(pid: i32) {
     until("the process has gone", async || (!alive(pid)).then_some(()))
         .await
         .unwrap();
