@@ -5,7 +5,7 @@ usage: escapes.py ways              each way to start a process out of sight; ea
        escapes.py groups            at SIGUSR1 moves about in control groups that it may write to by then
        escapes.py sockets PATH…     passes connections on: to children, and to who listens at each PATH
        escapes.py asks FD           asks on a connection that it was left
-       escapes.py stays             asks, and asks again at each SIGUSR1, with a second thread beside
+       escapes.py stays             says which other thread it has, asks, and asks again at each SIGUSR1
        escapes.py opens             becomes readable for others, asks, shuts itself again, and asks
        escapes.py becomes           executes Python from where everybody can read it, and asks
 """
@@ -165,7 +165,9 @@ def sockets(paths):
 
 
 def stays():
-    threading.Thread(target=signal.pause, daemon=True).start()
+    thread = threading.Thread(target=signal.pause, daemon=True)
+    thread.start()
+    say("thread", thread.native_id)
     while True:
         say("main", ask())
         signal.sigwait({signal.SIGUSR1})

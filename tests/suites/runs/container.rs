@@ -1,12 +1,15 @@
 //! An agent in a container: namespaces of its own, and a subtree of control groups that was delegated to it.
 
 use std::fs;
-use std::process::{Command, Output};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use nix::poll::PollTimeout;
 use vouchsafe_launch::cgroups::{Cgroup, CgroupRoot};
 use vouchsafe_tests::needs::Need;
 use vouchsafe_tests::require;
+use vouchsafe_tests::wait::until;
 
 /// What must be as it is outside: who gets what, that nobody gets away, that the end empties the group, that runs are
 /// found again.
@@ -18,9 +21,12 @@ const TESTS: [&str; 4] = [
 ];
 
 /// Enters the group, which is the top of the hierarchy from then on, in namespaces of its own.
-const INTO: &str = "echo $$ > \"$1\"/cgroup.procs && shift && exec unshare -Cmpf --mount-proc --kill-child sh -c '\
-    umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && test \"$(cat /proc/self/cgroup | tail -1)\" = 0::/ && \
-    exec \"$0\" --test-threads=1 --exact \"$@\"' \"$@\"";
+const INTO: &str = "echo $$ > \"$1\"/cgroup.procs && shift && $UNSHARE sh -c 'read go && \
+    exec unshare -Cmpf --mount-proc --kill-child sh -c \"$INSIDE\" \"$@\"' sh \"$@\"";
+const INSIDE: &str = "mount -t cgroup2 none /sys/fs/cgroup && test \"$(tail -n 1 /proc/self/cgroup)\" = 0::/ && \
+    exec \"$0\" --test-threads=1 --exact \"$@\"";
+/// Users and groups that a container with a user namespace has.
+const IDS: &str = "0 0 70000";
 
 /// A subtree of its own, until this is dropped.
 struct Delegated(CgroupRoot);
@@ -54,17 +60,46 @@ fn passed(output: &Output) {
     );
 }
 
-#[test]
-fn runs_are_launched_told_apart_killed_and_found_again_in_a_container() {
-    require!(Need::Root, Need::Namespaces);
-    let (_root, group) = Delegated::new("container");
-    let output = Command::new("sh")
-        .args(["-c", INTO, "sh"])
-        .arg(group.path())
-        .arg(std::env::current_exe().unwrap())
-        .args(TESTS)
-        .output()
+/// Has the tests pass in a container, with a user namespace of its own or without.
+async fn contained(name: &str, own_users: bool) {
+    let (_root, group) = Delegated::new(name);
+    let mut command = Command::new("sh");
+    command.args(["-c", INTO, "sh"]).arg(group.path());
+    command.arg(std::env::current_exe().unwrap()).args(TESTS);
+    command.env("UNSHARE", if own_users { "exec unshare -U" } else { "exec" });
+    command.env("INSIDE", INSIDE).stdin(Stdio::piped());
+    let mut container = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
-    passed(&output);
+    if own_users {
+        let process = Path::new("/proc").join(container.id().to_string());
+        let outside = fs::read_link("/proc/self/ns/user").unwrap();
+        until("it has a user namespace", async || {
+            let inside = fs::read_link(process.join("ns/user")).ok()?;
+            (inside != outside).then_some(())
+        })
+        .await
+        .unwrap();
+        for map in ["uid_map", "gid_map"] {
+            fs::write(process.join(map), IDS).unwrap();
+        }
+    }
+    writeln!(container.stdin.take().unwrap()).unwrap();
+    let waited = tokio::task::spawn_blocking(|| container.wait_with_output());
+    passed(&waited.await.unwrap().unwrap());
     assert_eq!(group.processes().unwrap(), Vec::<i32>::new(), "nothing is left");
+}
+
+#[tokio::test]
+async fn runs_are_launched_told_apart_killed_and_found_again_in_a_container() {
+    require!(Need::Root, Need::Namespaces);
+    contained("container", false).await;
+}
+
+#[tokio::test]
+async fn so_they_are_in_one_whose_root_is_not_the_hosts() {
+    require!(Need::Root, Need::Namespaces);
+    contained("users", true).await;
 }

@@ -260,16 +260,15 @@ async fn while_somebody_traces_one_of_its_threads_the_main_process_gets_nothing(
     let stage = stage(|_| {}).await;
     let run = staying(&stage, "stays").await;
     let own = ("main".to_owned(), json!([run.admitted.spiffe_id]));
-    assert_eq!(lines(&stage, &run, 1).await, std::slice::from_ref(&own));
-    let threads = fs::read_dir(format!("/proc/{}/task", run.started.pid)).unwrap();
-    let threads: Vec<String> = threads
-        .map(|thread| thread.unwrap().file_name().into_string().unwrap())
-        .collect();
-    assert!(threads.len() > 1, "it has a second thread");
-    let mut count = 1;
-    for thread in threads {
+    let told = lines(&stage, &run, 2).await;
+    assert_eq!(told[1], own);
+    let other = i32::try_from(told[0].1.as_i64().unwrap()).unwrap();
+    let mut count = 2;
+    for thread in [run.started.pid, other] {
         let mut tracer = Command::new("/usr/bin/python3");
-        tracer.args(["-c", TRACER, &thread]).kill_on_drop(true);
+        tracer
+            .args(["-c", TRACER, &thread.to_string()])
+            .kill_on_drop(true);
         let mut tracer = tracer
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
