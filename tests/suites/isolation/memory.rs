@@ -171,9 +171,9 @@ fn a_signal_that_comes_before_its_script_opens_no_inspector_of_node() {
     let (plan, mut reader) = plan(&program, &["node", "-e", "setTimeout(() => {}, 500)"]);
     let mut launched = rig.run(plan).unwrap();
     let pid = launched.main().pid().unwrap();
-    let end = std::time::Instant::now() + vouchsafe_tests::wait::DEADLINE;
+    let end = tokio::time::Instant::now() + vouchsafe_tests::wait::DEADLINE;
     while !handles(pid, Signal::SIGUSR1) {
-        assert!(std::time::Instant::now() < end, "node handles no SIGUSR1");
+        assert!(tokio::time::Instant::now() < end, "node handles no SIGUSR1");
         std::thread::yield_now();
     }
     launched.signal(Signal::SIGUSR1).unwrap();
