@@ -57,7 +57,7 @@ impl Drop for Delegated {
         for below in self.0.list().unwrap_or_default() {
             let _gone = below.kill();
             let _gone = below.wait_empty_for(PollTimeout::from(5000_u16));
-            let _gone = fs::remove_dir(below.path());
+            let _gone = below.remove();
         }
         let _kept_for_looking = fs::remove_dir(above.0.join(above.1));
     }
