@@ -16,8 +16,13 @@ pub(crate) fn shut(program: &Path, argv: &mut Vec<OsString>) {
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    // As in `node22` and `node-20.1`.
-    let plain = name.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '_'));
+    // As in `node22`, `node-20.1` and `nodejs-v18`.
+    let numbered = |c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+    let plain = name.trim_end_matches(numbered);
+    let plain = plain
+        .strip_suffix('v')
+        .unwrap_or(plain)
+        .trim_end_matches(numbered);
     let argument = match plain {
         "node" | "nodejs" => NO_INSPECTOR,
         "java" => NO_ATTACH,
@@ -51,6 +56,8 @@ mod tests {
             "/usr/bin/nodejs",
             "/opt/node22",
             "/opt/node-20.1",
+            "/opt/nodejs-v18.19.1",
+            "/opt/node_v20",
         ] {
             assert_eq!(
                 shut_for(node, &["node", "a.js"]),
