@@ -276,6 +276,14 @@ async fn kills() -> anyhow::Result<()> {
         let new = step(&at, &["prepare", kind]).await?;
         restart(&mut at).await?;
         ensure!(shown(&at, kind, "prepared").await? == std::slice::from_ref(&new));
+        // Who knows of no authority but a tainted one believes the server no more: that is what preparing is for.
+        until("the agent has heard of the new authority", async || {
+            let response = next(&mut streams(&at).await.ok()?.0).await.ok()?;
+            let bundle = bundle_of(&response.svids.first()?.bundle).ok()?;
+            (kind == "jwt" || bundle.x509_authorities.len() == 2).then_some(())
+        })
+        .await
+        .with_context(|| at.logs())?;
         step(&at, &["activate", kind, &new]).await?;
         restart(&mut at).await?;
         ensure!(active(&at, kind).await? == new);
